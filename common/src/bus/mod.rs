@@ -1,0 +1,279 @@
+//! The bus: topics of messages with keys, read by groups, each message at least once.
+//!
+//! [`Bus`] is a log in a SQLite file for one process, or Apache Kafka; [`consume`] is the one loop that reads either.
+
+mod consume;
+mod embedded;
+#[cfg(feature = "kafka")]
+mod kafka;
+
+use std::str::FromStr;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+pub use consume::{Consumer, Delivery, Failure};
+pub use embedded::Log;
+#[cfg(feature = "kafka")]
+pub use kafka::Kafka;
+
+use crate::messages::{Message, dead_topic};
+use crate::service::StartError;
+use crate::trace::{Headers, Trace};
+
+/// Where the bus is, and how its clients behave.
+#[derive(Args, Clone, Debug)]
+pub struct BusArgs {
+    /// The bus: kafka://host:port[,host:port] or log:FILE (one process)
+    #[arg(long, env = "BUS_URL")]
+    pub bus_url: Option<BusUrl>,
+    /// The assignment's name for a Kafka bus, host:port[,host:port]
+    #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", conflicts_with = "bus_url")]
+    pub kafka_bootstrap_servers: Option<String>,
+    /// librdkafka settings of producers, key=value[,key=value]
+    #[arg(long, env = "BUS_PRODUCER_OPTS", default_value = "")]
+    pub bus_producer_opts: ClientOptions,
+    /// librdkafka settings of consumers, key=value[,key=value]
+    #[arg(long, env = "BUS_CONSUMER_OPTS", default_value = "")]
+    pub bus_consumer_opts: ClientOptions,
+    /// Partitions of the topics that are made at start
+    #[arg(long, env = "BUS_PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    pub bus_partitions: i32,
+    /// Replicas of the topics that are made at start
+    #[arg(long, env = "BUS_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100))]
+    pub bus_replicas: i32,
+}
+
+impl BusArgs {
+    /// The configured bus, under either name.
+    pub fn url(&self) -> Result<BusUrl, StartError> {
+        match (&self.bus_url, &self.kafka_bootstrap_servers) {
+            (Some(url), _) => Ok(url.clone()),
+            (None, Some(servers)) => format!("kafka://{servers}").parse().map_err(StartError::new),
+            (None, None) => {
+                Err(StartError::new("BUS_URL is needed: kafka://host:port or log:FILE (or KAFKA_BOOTSTRAP_SERVERS)"))
+            }
+        }
+    }
+}
+
+/// A parsed `BUS_URL`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BusUrl {
+    /// `log:FILE`
+    Log(String),
+    /// `kafka://host:port[,host:port]`, without the scheme
+    Kafka(String),
+}
+
+impl FromStr for BusUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<BusUrl, String> {
+        let place = |server: &str| {
+            server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if let Some(file) = text.strip_prefix("log:").filter(|file| !file.is_empty()) {
+            return Ok(BusUrl::Log(file.to_owned()));
+        }
+        match text.strip_prefix("kafka://").map(|servers| servers.trim_end_matches('/')) {
+            Some(servers) if servers.split(',').all(place) => Ok(BusUrl::Kafka(servers.to_owned())),
+            _ => Err(format!("'{text}' is not kafka://host:port[,host:port] or log:FILE")),
+        }
+    }
+}
+
+/// `key=value,…` of client settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientOptions(pub Vec<(String, String)>);
+
+impl FromStr for ClientOptions {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ClientOptions, String> {
+        let pair = |part: &str| match part.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+            _ => Err(format!("'{part}' is not key=value")),
+        };
+        text.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect::<Result<_, _>>().map(ClientOptions)
+    }
+}
+
+/// How a service's producer behaves unless configured otherwise.
+#[derive(Clone, Copy, Debug)]
+pub enum ProducerStyle {
+    /// Waits up to 500 ms to fill a batch, one request in flight (the assignment's data_collector).
+    Batching,
+    /// Sends at once (the assignment's alert_system).
+    Immediate,
+}
+
+/// A message on its way to the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The topic.
+    pub topic: String,
+    /// Records of one key stay in order.
+    pub key: String,
+    /// JSON.
+    pub payload: Vec<u8>,
+    /// Names to values.
+    pub headers: Headers,
+}
+
+impl Record {
+    /// A typed message as a record.
+    pub fn of<M: Message>(message: &M, trace: &Trace) -> serde_json::Result<Record> {
+        Ok(Record {
+            topic: M::TOPIC.to_owned(),
+            key: message.key(),
+            payload: serde_json::to_vec(message)?,
+            headers: trace.headers(),
+        })
+    }
+}
+
+/// A record as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Envelope {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) record: Record,
+}
+
+/// How far a group has got in a partition: the next offset to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) partition: i32,
+    pub(crate) next: i64,
+}
+
+/// Why the bus did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The embedded log's file.
+    #[error("the log: {0}")]
+    Log(#[from] sqlx::Error),
+    /// The log's content is not what was written.
+    #[error("the log holds a damaged record: {0}")]
+    Damaged(#[from] serde_json::Error),
+    /// Apache Kafka.
+    #[cfg(feature = "kafka")]
+    #[error("Kafka: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// The reader's thread has ended.
+    #[error("the reader has stopped")]
+    Stopped,
+}
+
+/// The bus. Clones share it.
+#[derive(Clone, Debug)]
+pub enum Bus {
+    /// A log in a SQLite file, for one process.
+    Embedded(Log),
+    /// Apache Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(Kafka),
+}
+
+impl Bus {
+    /// Opens the configured bus. A broker that does not answer yet is no error.
+    pub async fn open(args: &BusArgs, style: ProducerStyle) -> anyhow::Result<Bus> {
+        match args.url()? {
+            BusUrl::Log(file) => Ok(Bus::Embedded(Log::open(std::path::Path::new(&file)).await?)),
+            #[cfg(feature = "kafka")]
+            BusUrl::Kafka(servers) => Ok(Bus::Kafka(Kafka::open(&servers, args, style)?)),
+            #[cfg(not(feature = "kafka"))]
+            BusUrl::Kafka(_) => {
+                let _ = style;
+                Err(StartError::new("BUS_URL: this build has no Kafka; build with --features kafka").into())
+            }
+        }
+    }
+
+    /// Publishes records, keeping their order; answers for each whether it is durable.
+    pub async fn publish(&self, records: Vec<Record>) -> Vec<Result<(), Error>> {
+        match self {
+            Bus::Embedded(log) => log.publish(records).await,
+            #[cfg(feature = "kafka")]
+            Bus::Kafka(kafka) => kafka.publish(records).await,
+        }
+    }
+
+    /// Creates the topics that do not exist, each with its dead topic. Tries until it is done or cancelled: the broker
+    /// may be away.
+    pub async fn ensure_topics(&self, topics: &[&str], token: &CancellationToken) {
+        let all: Vec<String> = topics.iter().flat_map(|topic| [(*topic).to_owned(), dead_topic(topic)]).collect();
+        match self {
+            // The embedded log's topics come into being with their first record.
+            Bus::Embedded(_) => tracing::debug!(?all, cancelled = token.is_cancelled(), "topics need no making"),
+            #[cfg(feature = "kafka")]
+            Bus::Kafka(kafka) => kafka.ensure_topics(&all, token).await,
+        }
+    }
+
+    /// Whether the bus answers.
+    pub async fn ready(&self) -> Result<(), String> {
+        match self {
+            Bus::Embedded(log) => log.ready().await.map_err(|error| error.to_string()),
+            #[cfg(feature = "kafka")]
+            Bus::Kafka(kafka) => kafka.ready().await,
+        }
+    }
+
+    async fn reader(&self, group: &str, topic: &str) -> Result<Reader, Error> {
+        match self {
+            Bus::Embedded(log) => Ok(Reader::Embedded(log.reader(group, topic).await?)),
+            #[cfg(feature = "kafka")]
+            Bus::Kafka(kafka) => Ok(Reader::Kafka(kafka.reader(group, topic)?)),
+        }
+    }
+}
+
+/// Reads one topic for one group.
+enum Reader {
+    Embedded(embedded::Reader),
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Reader),
+}
+
+impl Reader {
+    /// The next records, at least one, at most `most`; waits for them. Dropping the future loses nothing.
+    async fn next(&mut self, most: usize) -> Result<Vec<Envelope>, Error> {
+        match self {
+            Reader::Embedded(reader) => reader.next(most).await,
+            #[cfg(feature = "kafka")]
+            Reader::Kafka(reader) => reader.next(most).await,
+        }
+    }
+
+    /// Stores how far the group has got, and ends the batch that `next` gave.
+    async fn commit(&mut self, positions: &[Position]) -> Result<(), Error> {
+        match self {
+            Reader::Embedded(reader) => reader.commit(positions).await,
+            #[cfg(feature = "kafka")]
+            Reader::Kafka(reader) => reader.commit(positions).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bus_is_chosen_by_its_scheme() {
+        assert_eq!("log:/x/bus.db".parse(), Ok(BusUrl::Log("/x/bus.db".into())));
+        assert_eq!("kafka://a:9092,b:9093".parse(), Ok(BusUrl::Kafka("a:9092,b:9093".into())));
+        for bad in ["", "log:", "kafka://", "kafka://a", "kafka://a:9092,b", "amqp://a:1", "kafka://:9092"] {
+            assert!(bad.parse::<BusUrl>().is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn client_options_are_pairs() {
+        let pairs = "linger.ms=0, acks=all".parse::<ClientOptions>().unwrap().0;
+        assert_eq!(pairs, [("linger.ms".into(), "0".into()), ("acks".into(), "all".into())]);
+        assert!("linger.ms".parse::<ClientOptions>().is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! One SQL text on two databases.
+//!
+//! The SQL keeps to what SQLite and PostgreSQL share: TEXT, BIGINT (times as Unix seconds), BOOLEAN, DOUBLE
+//! PRECISION, natural keys, `$1` parameters, `ON CONFLICT`, `RETURNING`.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+
+use crate::retry::Backoff;
+use crate::service::StartError;
+
+/// Something that exists once for each database.
+#[derive(Clone, Debug)]
+pub enum Backend<S, P> {
+    /// For SQLite.
+    Sqlite(S),
+    /// For PostgreSQL.
+    Postgres(P),
+}
+
+/// A pool of connections. Clones share it.
+pub type Db = Backend<SqlitePool, PgPool>;
+/// A transaction that may write. Dropped without a commit it is undone.
+pub type Tx = Backend<Transaction<'static, Sqlite>, Transaction<'static, Postgres>>;
+
+/// Evaluates one expression for whichever database it is: `on!(&db, |pool| query.execute(pool).await)`.
+#[macro_export]
+macro_rules! on {
+    ($backend:expr, |$conn:ident| $body:expr) => {
+        match $backend {
+            $crate::db::Backend::Sqlite($conn) => $body,
+            $crate::db::Backend::Postgres($conn) => $body,
+        }
+    };
+}
+
+/// How long the start waits for a database that does not answer.
+const START_WAIT: Duration = Duration::from_secs(60);
+
+/// Opens `postgres://…` or `sqlite:PATH` and brings its tables up to date. A database that is not there yet is waited
+/// for up to a minute.
+pub async fn open(url: &SecretString, migrations: &Migrator) -> anyhow::Result<Db> {
+    let db = connect(url.expose_secret())?;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let migrate = async {
+        loop {
+            match on!(&db, |pool| migrations.run(pool).await) {
+                Err(error) if is_away(&error) => {
+                    tracing::warn!(%error, "the database does not answer; waiting for it");
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+                done => return done,
+            }
+        }
+    };
+    tokio::time::timeout(START_WAIT, migrate)
+        .await
+        .context("the database did not answer for a minute")?
+        .context("the database's tables cannot be brought up to date")?;
+    Ok(db)
+}
+
+fn connect(url: &str) -> Result<Db, StartError> {
+    // What the parsers say may hold the password, so it is not repeated.
+    let invalid = || StartError::new("DATABASE_URL must be postgres://user:password@host/name or sqlite:PATH");
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let options = PgConnectOptions::from_str(url).map_err(|_| invalid())?;
+        let options = options.options([("statement_timeout", "30s"), ("lock_timeout", "10s")]);
+        let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(5));
+        Ok(Backend::Postgres(pool.connect_lazy_with(options)))
+    } else if url.starts_with("sqlite:") {
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(|_| invalid())?
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10));
+        let pool = SqlitePoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(10));
+        Ok(Backend::Sqlite(pool.connect_lazy_with(options)))
+    } else {
+        Err(invalid())
+    }
+}
+
+fn is_away(error: &sqlx::migrate::MigrateError) -> bool {
+    let sqlx::migrate::MigrateError::Execute(error) = error else { return false };
+    matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)
+        // cannot_connect_now: PostgreSQL is starting up
+        || error.as_database_error().is_some_and(|e| e.code().as_deref() == Some("57P03"))
+}
+
+impl Db {
+    /// Begins a transaction. On SQLite it takes the write lock at once: a transaction that reads first and then wants
+    /// to write would be refused when another one wrote in between.
+    pub async fn begin(&self) -> sqlx::Result<Tx> {
+        Ok(match self {
+            Backend::Sqlite(pool) => Backend::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+            Backend::Postgres(pool) => Backend::Postgres(pool.begin().await?),
+        })
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        on!(self, |pool| sqlx::query("SELECT 1").execute(pool).await.map(|_| ()))
+    }
+
+    /// Waits until all connections are closed.
+    pub async fn close(&self) {
+        on!(self, |pool| pool.close().await);
+    }
+}
+
+impl Tx {
+    /// Makes the changes last.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        on!(self, |tx| tx.commit().await)
+    }
+
+    /// The database's clock in Unix seconds: the one clock that replicas share.
+    pub async fn now(&mut self) -> sqlx::Result<i64> {
+        match self {
+            Backend::Sqlite(tx) => sqlx::query_scalar("SELECT unixepoch()").fetch_one(&mut **tx).await,
+            Backend::Postgres(tx) => {
+                sqlx::query_scalar("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)")
+                    .fetch_one(&mut **tx)
+                    .await
+            }
+        }
+    }
+}
+
+/// Whether a statement failed because such a row exists already.
+pub fn is_taken(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
+/// A pool without tables, for making databases in tests.
+#[doc(hidden)]
+#[allow(clippy::expect_used, reason = "only tests call this")]
+pub fn connect_for_tests(url: &SecretString) -> Db {
+    connect(url.expose_secret()).expect("a database URL")
+}

@@ -1,0 +1,88 @@
+//! The `gateway` command.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use common::clock::Clock;
+use common::service::{self, Parts, ProcessArgs};
+use gateway::{App, Config, gen_cert};
+
+/// Vedetta's gateway: TLS, routing and tokens in front of the services
+#[derive(Parser)]
+#[command(name = "gateway", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves; what happens without a command, too
+    Serve(Serve),
+    /// Makes a self-signed certificate
+    GenCert(gen_cert::Options),
+    /// Asks a running gateway on this machine whether it lives
+    Healthcheck(Healthcheck),
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    process: ProcessArgs,
+    #[command(flatten)]
+    config: Config,
+}
+
+#[derive(Args)]
+struct Healthcheck {
+    /// The admin port of the gateway that is asked
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "0.0.0.0:9900")]
+    admin_listen: String,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => error.exit(),
+        Err(error) => return complain(&service::one_line(&error), 2),
+    };
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(Serve { process, config }) => service::start("gateway", &process, async move |token| {
+            App::build(config, Parts::default()).await?.run(token).await
+        }),
+        Command::GenCert(options) => match gen_cert::generate(&options, &Clock::System) {
+            Ok(summary) => {
+                println!("{summary}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => complain(&error.to_string(), 2),
+        },
+        Command::Healthcheck(asked) => match healthcheck(&asked.admin_listen) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&format!("{error:#}"), 1),
+        },
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn healthcheck(listen: &str) -> anyhow::Result<()> {
+    let mut address: SocketAddr = listen.parse().context("--admin-listen is not an address and port")?;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    let client = common::http::client(Duration::from_secs(3))?;
+    let answer = client.get(format!("http://{address}/healthz")).send().await?;
+    ensure!(answer.status().is_success(), "{address} answers {}", answer.status());
+    Ok(())
+}
+
+fn complain(why: &str, code: u8) -> ExitCode {
+    eprintln!("gateway: {why}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,244 @@
+//! The request target in one normal form, before anything is decided on it: what nginx does for
+//! `location /name/ { proxy_pass http://name/; }`. Pure; no allocation for a target that is normal already.
+
+use std::borrow::Cow;
+
+/// A request target, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The path, decoded once: begins with `/`, has no empty, `.` or `..` segment (an empty last one is the trailing
+    /// slash) and no NUL.
+    pub path: Cow<'a, [u8]>,
+    /// The query, byte for byte; an empty one is none.
+    pub query: Option<&'a [u8]>,
+}
+
+/// Why a target is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadTarget {
+    /// A byte up to 0x20, or 0x7F.
+    #[error("the request target has a space or a control character")]
+    ForbiddenByte,
+    /// Neither origin form nor absolute form.
+    #[error("the request target is not a path")]
+    NotAPath,
+    /// `%` without two hexadecimal digits, or `%00`.
+    #[error("the path has an invalid percent-escape")]
+    BadEscape,
+    /// More `..` than there are segments before them.
+    #[error("the path leads above the root")]
+    AboveRoot,
+}
+
+/// Takes a raw request target apart and brings its path into normal form.
+pub fn normalize(target: &[u8]) -> Result<Target<'_>, BadTarget> {
+    if target.iter().any(|byte| *byte <= 0x20 || *byte == 0x7F) {
+        return Err(BadTarget::ForbiddenByte);
+    }
+    let target = before(target, b'#');
+    let (rest, absolute) = without_authority(target);
+    let raw = before(rest, b'?');
+    let query = rest.get(raw.len() + 1..).filter(|query| !query.is_empty());
+    let raw = if absolute && raw.is_empty() { b"/" } else { raw };
+    if raw.first() != Some(&b'/') {
+        return Err(BadTarget::NotAPath);
+    }
+    let path = if is_normal(raw) { Cow::Borrowed(raw) } else { Cow::Owned(resolve(&decode(raw)?)?) };
+    Ok(Target { path, query })
+}
+
+/// Percent-encodes a decoded path as it is sent upstream: upper-case hexadecimal for everything that could be
+/// misunderstood, nothing else.
+pub fn encode(path: &[u8]) -> Cow<'_, str> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    if let Ok(text) = std::str::from_utf8(path)
+        && !path.iter().any(|byte| must_be_encoded(*byte))
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = String::with_capacity(path.len() + 16);
+    for byte in path.iter().copied() {
+        if must_be_encoded(byte) {
+            let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+            encoded.extend(['%', char::from(digits[0]), char::from(digits[1])]);
+        } else {
+            encoded.push(char::from(byte));
+        }
+    }
+    Cow::Owned(encoded)
+}
+
+fn must_be_encoded(byte: u8) -> bool {
+    matches!(byte, 0..=0x20 | 0x7F..=0xFF)
+        || matches!(byte, b'"' | b'#' | b'%' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+}
+
+/// What comes before the first `mark`.
+fn before(bytes: &[u8], mark: u8) -> &[u8] {
+    bytes.split(|byte| *byte == mark).next().unwrap_or_default()
+}
+
+/// Drops `scheme://authority` of an absolute form; says whether it was there.
+fn without_authority(target: &[u8]) -> (&[u8], bool) {
+    let scheme = target
+        .iter()
+        .position(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')))
+        .filter(|_| target[0].is_ascii_alphabetic());
+    let Some(authority) = scheme.and_then(|end| target[end..].strip_prefix(b"://")) else {
+        return (target, false);
+    };
+    let end = authority.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(authority.len());
+    (&authority[end..], true)
+}
+
+/// Whether decoding and resolving would change nothing (a name that begins with a dot is looked at closer).
+fn is_normal(path: &[u8]) -> bool {
+    !path.contains(&b'%') && !path.windows(2).any(|pair| pair == b"//" || pair == b"/.")
+}
+
+fn decode(path: &[u8]) -> Result<Vec<u8>, BadTarget> {
+    let digit = |at: usize| path.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while at < path.len() {
+        if path[at] == b'%' {
+            let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else { return Err(BadTarget::BadEscape) };
+            // Two hexadecimal digits fit a byte.
+            decoded.push((high * 16 + low) as u8);
+            at += 3;
+        } else {
+            decoded.push(path[at]);
+            at += 1;
+        }
+    }
+    if decoded.contains(&0) { Err(BadTarget::BadEscape) } else { Ok(decoded) }
+}
+
+/// Resolves empty, `.` and `..` segments of a decoded path that begins with `/`.
+fn resolve(path: &[u8]) -> Result<Vec<u8>, BadTarget> {
+    let mut resolved = Vec::with_capacity(path.len());
+    let mut segments = path[1..].split(|byte| *byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            b"" | b"." => {}
+            b".." => {
+                let parent = resolved.iter().rposition(|byte| *byte == b'/').ok_or(BadTarget::AboveRoot)?;
+                resolved.truncate(parent);
+            }
+            name => {
+                resolved.push(b'/');
+                resolved.extend_from_slice(name);
+                continue;
+            }
+        }
+        if segments.peek().is_none() {
+            resolved.push(b'/');
+        }
+    }
+    Ok(resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::route::{Route, location, route};
+
+    const VECTORS: &str = include_str!("../tests/data/nginx-path-vectors.tsv");
+
+    /// Undoes the file's notation: `\\` and `\xNN` (and `\t`) stand for bytes.
+    fn unescape(text: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            match (c, if c == '\\' { chars.next() } else { None }) {
+                ('\\', Some('x')) => {
+                    let digits: String = chars.by_ref().take(2).collect();
+                    bytes.push(u8::from_str_radix(&digits, 16).unwrap());
+                }
+                ('\\', Some('t')) => bytes.push(b'\t'),
+                ('\\', Some(other)) => bytes.push(other as u8),
+                (c, _) => bytes.push(c as u8),
+            }
+        }
+        bytes
+    }
+
+    /// The same target with its path re-encoded: nginx sends some paths on as they came.
+    fn reencoded(target: &[u8]) -> String {
+        let path = before(target, b'?');
+        let query = String::from_utf8_lossy(&target[path.len()..]);
+        format!("{}{query}", encode(&decode(path).unwrap()))
+    }
+
+    /// What becomes of a target, in the words of the vectors' last two columns.
+    fn outcome(target: &[u8]) -> (String, String) {
+        let Ok(target) = normalize(target) else { return ("400".into(), String::new()) };
+        let query = target.query.map(|query| format!("?{}", String::from_utf8_lossy(query))).unwrap_or_default();
+        match route(&target.path) {
+            Route::Proxy { service, rest } => (service.name().into(), format!("{}{query}", encode(rest))),
+            Route::Redirect(service) => {
+                ("301".into(), String::from_utf8_lossy(&location(service, target.query)).into())
+            }
+            Route::Unknown => ("404".into(), String::new()),
+        }
+    }
+
+    #[test]
+    fn every_target_goes_where_nginx_sends_it() {
+        let mut cases = 0;
+        for line in VECTORS.lines().filter(|line| !line.starts_with('#')) {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let (upstream, sent) = outcome(&unescape(columns[0]));
+            let expected = reencoded(&unescape(columns[2]));
+            assert_eq!((upstream.as_str(), sent), (columns[1], expected), "{line}");
+            cases += 1;
+        }
+        assert!(cases >= 59, "the vectors file is cut short: {cases}");
+    }
+
+    #[test]
+    fn the_absolute_form_loses_scheme_and_authority() {
+        for (target, path, query) in [
+            ("https://host:8443/user_manager/a?b", "/user_manager/a", Some("b")),
+            ("http://host", "/", None),
+            ("http://host?b", "/", Some("b")),
+            ("http://host#f", "/", None),
+        ] {
+            let normal = normalize(target.as_bytes()).unwrap();
+            assert_eq!((&*normal.path, normal.query), (path.as_bytes(), query.map(str::as_bytes)), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_path_is_refused() {
+        for target in ["", "*", "?x", "#", "a/b", "host:443", "://x", "/a%", "/a%4", "/a%00", "/..", "/a/../.."] {
+            assert!(normalize(target.as_bytes()).is_err(), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_normal_target_is_not_copied() {
+        let target = normalize(b"/user_manager/register?x=%41").unwrap();
+        assert!(matches!(target.path, Cow::Borrowed(_)));
+        assert!(matches!(encode(&target.path), Cow::Borrowed(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_sent_upstream_is_normal_there_too(target in "/[a-z./%?#{2}5EF\\\\é-]{0,40}") {
+            if let Ok(first) = normalize(target.as_bytes()) {
+                let sent = encode(&first.path).into_owned();
+                let again = normalize(sent.as_bytes()).unwrap();
+                prop_assert_eq!(&again.path, &first.path);
+                prop_assert!(sent.is_ascii());
+            }
+        }
+
+        #[test]
+        fn no_target_panics(target in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = outcome(&target);
+        }
+    }
+}

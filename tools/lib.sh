@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# Functions that the scripts of this folder share. Sourced, never run.
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "error: $*"
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# May this script install packages by itself? Only as root on Debian and its descendants; anywhere else it names
+# the command and leaves the decision to the person.
+can_apt() { [[ $(id -u) == 0 && -e /etc/debian_version ]] && have apt-get; }
+
+# apt_install PACKAGE...: quiet, unless it fails.
+apt_install() {
+    local log
+    say "installing $* (apt-get)"
+    log=$(mktemp)
+    # RUNLEVEL=1: a database server that a package brings is not started as a system service.
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        return 1
+    fi
+    rm -f "$log"
+}
+
+# wait_until SECONDS COMMAND...: polls until COMMAND succeeds; fails when the time is over.
+wait_until() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < end)) || return 1
+        sleep 0.05
+    done
+}
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# A loopback port on which nobody listens. Below 32768, where no system takes the ports of outgoing connections
+# from, so that none can take it between this look and the server's start.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 12000))
+        answers "$port" || break
+    done
+    echo "$port"
+}
+
+alive() { kill -0 "$1" 2>/dev/null; }
+gone() { ! alive "$1"; }
+
+# end PID SIGNAL SECONDS: asks, waits, and only then insists.
+end() {
+    alive "$1" || return 0
+    kill "-$2" "$1" 2>/dev/null || return 0
+    wait_until "$3" gone "$1" || kill -KILL "$1" 2>/dev/null || true
+}
