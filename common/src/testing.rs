@@ -29,7 +29,7 @@ pub async fn databases(suite: &str) -> Vec<TestDb> {
 
 /// A fresh PostgreSQL database, or a skip that is written down.
 pub async fn postgres(suite: &str) -> Option<SecretString> {
-    let Some(server) = server("TEST_DATABASE_URL", suite, "PostgreSQL") else { return None };
+    let server = server("TEST_DATABASE_URL", suite, "PostgreSQL")?;
     let name = format!("vedetta_{}", Uuid::new_v4().simple());
     let server_url: SecretString = server.clone().into();
     let Backend::Postgres(pool) = crate::db::connect_for_tests(&server_url) else {

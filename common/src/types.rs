@@ -277,6 +277,15 @@ impl Thresholds {
     pub fn high(self) -> Option<i64> {
         self.high
     }
+
+    /// The rule: the side that `count` is out on and the threshold it crossed, or nothing when it is in range.
+    pub fn crossed(self, count: i64) -> Option<(Condition, i64)> {
+        match (self.low, self.high) {
+            (_, Some(high)) if count > high => Some((Condition::High, high)),
+            (Some(low), _) if count < low => Some((Condition::Low, low)),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -316,6 +325,15 @@ mod tests {
         assert!(Thresholds::new(Some(-1), None).is_err());
         assert!(Thresholds::new(Some(5), Some(6)).is_ok());
         assert!(Thresholds::new(None, Some(0)).is_ok());
+    }
+
+    #[test]
+    fn a_count_is_out_of_range_beyond_a_threshold_and_not_on_it() {
+        let range = Thresholds::new(Some(10), Some(20)).unwrap();
+        assert_eq!(range.crossed(9), Some((Condition::Low, 10)));
+        assert_eq!([range.crossed(10), range.crossed(15), range.crossed(20)], [None; 3]);
+        assert_eq!(range.crossed(21), Some((Condition::High, 20)));
+        assert_eq!(Thresholds::default().crossed(0), None);
     }
 
     proptest! {

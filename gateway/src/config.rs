@@ -27,7 +27,12 @@ pub struct Config {
     pub user_manager_url: Vec<Endpoint>,
 
     /// Addresses of data_collector, separated by commas: http://host:port
-    #[arg(long, env = "DATA_COLLECTOR_URL", value_delimiter = ',', default_value = "http://data_collector:5002")]
+    #[arg(
+        long,
+        env = "DATA_COLLECTOR_URL",
+        value_delimiter = ',',
+        default_value = "http://data_collector:5002"
+    )]
     pub data_collector_url: Vec<Endpoint>,
 
     /// The port on user_manager's hosts that serves the key feed
@@ -47,6 +52,6 @@ pub struct Config {
     pub node: String,
 
     /// Client connections at once; further ones wait
-    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000)]
-    pub max_connections: usize,
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
 }

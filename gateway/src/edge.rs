@@ -43,15 +43,17 @@ impl Edge {
         proxy: Arc<HttpProxy<Gateway>>,
         lifecycle: Arc<Lifecycle>,
         metrics: Metrics,
-        places: usize,
+        places: u32,
     ) -> Edge {
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        let places = Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(Semaphore::MAX_PERMITS)));
         Edge { acceptor: Acceptor::from_server_config(tls), proxy, lifecycle, metrics, places }
     }
 
-    /// Accepts until `token` is cancelled, then closes the listener and drains what was accepted.
+    /// Accepts until `token` is cancelled, then closes the listener and drains what was accepted. Dropping the future
+    /// cuts everything off.
     pub async fn serve(self, listener: TcpListener, token: CancellationToken) {
         let edge = Arc::new(self);
+        let _cut_off = edge.lifecycle.cut_off_when_dropped();
         token.run_until_cancelled(edge.accept(&listener)).await;
         drop(listener);
         edge.lifecycle.drain(edge.proxy.cleanup()).await;
@@ -64,7 +66,7 @@ impl Edge {
                 Ok((tcp, peer)) => {
                     let edge = self.clone();
                     let connection = self.lifecycle.connection(peer);
-                    self.lifecycle.spawn(async move {
+                    self.lifecycle.spawn(connection.clone(), async move {
                         let _counted = edge.metrics.connection();
                         edge.handle(tcp, connection).await;
                         drop(place);
@@ -78,7 +80,7 @@ impl Edge {
         }
     }
 
-    async fn handle(&self, tcp: TcpStream, connection: Connection) {
+    async fn handle(&self, tcp: TcpStream, connection: Arc<Connection>) {
         let peer = connection.peer;
         let handshake = async { self.acceptor.tls_handshake(described(tcp, connection)?).await };
         let shaken = timeout(HANDSHAKE, handshake)
@@ -98,7 +100,7 @@ impl Edge {
 
 /// The connection as pingora's stream. Its digests carry what the filters will want to know of it: the proxy digest
 /// is the one place for data of our own that HTTP/1 and HTTP/2 sessions both hand on.
-fn described(tcp: TcpStream, connection: Connection) -> pingora_error::Result<Stream> {
+fn described(tcp: TcpStream, connection: Arc<Connection>) -> pingora_error::Result<Stream> {
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
     let mut stream = Stream::from(tcp);
     stream.set_nodelay()?;

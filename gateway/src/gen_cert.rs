@@ -97,7 +97,8 @@ pub fn generate(options: &Options, clock: &Clock) -> Result<Summary, Error> {
     let pair = KeyPair::generate()?;
     let certificate = parameters(&options.san, now - EARLIER, not_after)?.self_signed(&pair)?;
 
-    std::fs::create_dir_all(&options.out).map_err(|error| Error::Write { path: options.out.clone(), error })?;
+    std::fs::create_dir_all(&options.out)
+        .map_err(|error| Error::Write { path: options.out.clone(), error })?;
     // The key first: a certificate without its key is never left behind.
     write(&key, 0o600, &pair.serialize_pem(), options.force)?;
     write(&cert, 0o644, &certificate.pem(), options.force)?;

@@ -68,7 +68,7 @@ impl App {
             Auth::Off => Vec::new(),
         };
         let verifier = Verifier::new(parts.clock);
-        let lifecycle = Arc::new(Lifecycle::new());
+        let lifecycle = Arc::new(Lifecycle::default());
         let user_manager = Arc::new(Upstream::new(config.user_manager_url));
         let data_collector = Arc::new(Upstream::new(config.data_collector_url));
         let upstreams = [user_manager.clone(), data_collector.clone()];

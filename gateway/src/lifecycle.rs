@@ -1,14 +1,14 @@
 //! What has to end before the gateway may stop, and the order in which it is ended.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pingora_core::server::ShutdownWatch;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -25,6 +25,8 @@ pub struct Lifecycle {
     newcomers: TaskTracker,
     requests: TaskTracker,
     connections: TaskTracker,
+    /// From here on, who has not asked for anything yet is too late.
+    last_call: CancellationToken,
     cut: CancellationToken,
 }
 
@@ -41,11 +43,15 @@ impl Connection {
     pub fn has_asked(&self) {
         self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+
+    fn is_newcomer(&self) -> bool {
+        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
 }
 
-impl Lifecycle {
+impl Default for Lifecycle {
     /// Nothing is open yet.
-    pub fn new() -> Lifecycle {
+    fn default() -> Lifecycle {
         let (stopping, watch) = watch::channel(false);
         let lifecycle = Lifecycle {
             stopping,
@@ -53,6 +59,7 @@ impl Lifecycle {
             newcomers: TaskTracker::new(),
             requests: TaskTracker::new(),
             connections: TaskTracker::new(),
+            last_call: CancellationToken::new(),
             cut: CancellationToken::new(),
         };
         // A closed tracker is done whenever it is empty; it still takes more.
@@ -61,10 +68,12 @@ impl Lifecycle {
         }
         lifecycle
     }
+}
 
+impl Lifecycle {
     /// A connection that was just accepted.
-    pub fn connection(&self, peer: SocketAddr) -> Connection {
-        Connection { peer, newcomer: Mutex::new(Some(self.newcomers.token())) }
+    pub fn connection(&self, peer: SocketAddr) -> Arc<Connection> {
+        Arc::new(Connection { peer, newcomer: Mutex::new(Some(self.newcomers.token())) })
     }
 
     /// Holds the drain until it is dropped: one request.
@@ -73,11 +82,27 @@ impl Lifecycle {
     }
 
     /// Serves a connection on a task of its own until it ends or is cut off.
-    pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let cut = self.cut.clone();
+    pub fn spawn(&self, connection: Arc<Connection>, serving: impl Future<Output = ()> + Send + 'static) {
+        let (last_call, cut) = (self.last_call.clone(), self.cut.clone());
+        // It may hang in its handshake, TLS's or HTTP/2's, where pingora does not look up.
+        let too_late = async move {
+            last_call.cancelled().await;
+            if !connection.is_newcomer() {
+                pending::<()>().await;
+            }
+        };
         self.connections.spawn(async move {
-            cut.run_until_cancelled(connection).await;
+            tokio::select! {
+                () = serving => {}
+                () = too_late => {}
+                () = cut.cancelled() => {}
+            }
         });
+    }
+
+    /// Connections live no longer than this guard.
+    pub fn cut_off_when_dropped(&self) -> DropGuard {
+        self.cut.clone().drop_guard()
     }
 
     /// Whether connections are to be closed after the request in hand.
@@ -91,20 +116,14 @@ impl Lifecycle {
     }
 
     /// Waits until no request is in flight and all connections have ended. `close_idle` closes the HTTP/1
-    /// connections that wait for a next request. Dropping the future, or the lifecycle, cuts off what is left.
+    /// connections that wait for a next request.
     pub async fn drain(&self, close_idle: impl Future<Output = ()>) {
-        let _cut = self.cut.clone().drop_guard();
         self.stopping.send_replace(true);
         // Only a connection that never asks for anything makes this time out.
         let _ = timeout(FIRST_REQUEST, self.newcomers.wait()).await;
         self.requests.wait().await;
+        self.last_call.cancel();
         close_idle.await;
         self.connections.wait().await;
-    }
-}
-
-impl Drop for Lifecycle {
-    fn drop(&mut self) {
-        self.cut.cancel();
     }
 }

@@ -49,13 +49,17 @@ struct Healthcheck {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => error.exit(),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            error.exit()
+        }
         Err(error) => return complain(&service::one_line(&error), 2),
     };
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(Serve { process, config }) => service::start("gateway", &process, async move |token| {
-            App::build(config, Parts::default()).await?.run(token).await
-        }),
+        Command::Serve(Serve { process, config }) => {
+            service::start("gateway", &process, async move |token| {
+                App::build(config, Parts::default()).await?.run(token).await
+            })
+        }
         Command::GenCert(options) => match gen_cert::generate(&options, &Clock::System) {
             Ok(summary) => {
                 println!("{summary}");
@@ -74,7 +78,11 @@ fn main() -> ExitCode {
 async fn healthcheck(listen: &str) -> anyhow::Result<()> {
     let mut address: SocketAddr = listen.parse().context("--admin-listen is not an address and port")?;
     if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
     }
     let client = common::http::client(Duration::from_secs(3))?;
     let answer = client.get(format!("http://{address}/healthz")).send().await?;

@@ -1,7 +1,6 @@
 //! What the gateway counts. Labels are bounded: none of them is a client's text.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use common::telemetry::Metrics as Registry;
 use http::Method;
@@ -33,7 +32,7 @@ pub struct Metrics {
     in_flight: Gauge,
     connections: Gauge,
     handshake_failures: Counter,
-    certificate_expiry: Gauge<i64>,
+    certificate_expiry: Gauge,
 }
 
 /// One more of something, until it is dropped.
@@ -62,7 +61,7 @@ impl Metrics {
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 16))),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
-            handshake_failures: Counter::<u64, AtomicU64>::default(),
+            handshake_failures: Counter::default(),
             certificate_expiry: Gauge::default(),
         };
         registry.register("requests", "Requests answered", metrics.requests.clone());

@@ -102,7 +102,9 @@ fn decode(path: &[u8]) -> Result<Vec<u8>, BadTarget> {
     let mut at = 0;
     while at < path.len() {
         if path[at] == b'%' {
-            let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else { return Err(BadTarget::BadEscape) };
+            let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else {
+                return Err(BadTarget::BadEscape);
+            };
             // Two hexadecimal digits fit a byte.
             decoded.push((high * 16 + low) as u8);
             at += 3;
@@ -175,7 +177,8 @@ mod tests {
     /// What becomes of a target, in the words of the vectors' last two columns.
     fn outcome(target: &[u8]) -> (String, String) {
         let Ok(target) = normalize(target) else { return ("400".into(), String::new()) };
-        let query = target.query.map(|query| format!("?{}", String::from_utf8_lossy(query))).unwrap_or_default();
+        let query =
+            target.query.map(|query| format!("?{}", String::from_utf8_lossy(query))).unwrap_or_default();
         match route(&target.path) {
             Route::Proxy { service, rest } => (service.name().into(), format!("{}{query}", encode(rest))),
             Route::Redirect(service) => {
@@ -207,13 +210,19 @@ mod tests {
             ("http://host#f", "/", None),
         ] {
             let normal = normalize(target.as_bytes()).unwrap();
-            assert_eq!((&*normal.path, normal.query), (path.as_bytes(), query.map(str::as_bytes)), "{target}");
+            assert_eq!(
+                (&*normal.path, normal.query),
+                (path.as_bytes(), query.map(str::as_bytes)),
+                "{target}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_a_path_is_refused() {
-        for target in ["", "*", "?x", "#", "a/b", "host:443", "://x", "/a%", "/a%4", "/a%00", "/..", "/a/../.."] {
+        for target in
+            ["", "*", "?x", "#", "a/b", "host:443", "://x", "/a%", "/a%4", "/a%00", "/..", "/a/../.."]
+        {
             assert!(normalize(target.as_bytes()).is_err(), "{target}");
         }
     }

@@ -52,6 +52,12 @@ pub struct Reply {
     pub body: Bytes,
 }
 
+impl From<BadTarget> for Refusal {
+    fn from(why: BadTarget) -> Refusal {
+        Refusal::Target(why)
+    }
+}
+
 impl Refusal {
     /// The answer to the request that has this id.
     pub fn reply(&self, request_id: &str) -> Reply {
@@ -75,7 +81,9 @@ impl Refusal {
             Refusal::Malformed => return Problem::bad_request("the body is not what the head announced"),
             Refusal::Unknown => return Problem::not_found("no service has this path"),
             Refusal::Token(why) => return Problem::from(why.clone()),
-            Refusal::NoAddress => return Problem::unavailable("the service cannot be found at the moment", RETRY),
+            Refusal::NoAddress => {
+                return Problem::unavailable("the service cannot be found at the moment", RETRY);
+            }
             Refusal::Internal => return Problem::internal(),
             Refusal::HeadTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

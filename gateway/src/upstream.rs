@@ -118,7 +118,8 @@ mod tests {
         assert_eq!(endpoint.url(9901, "/keys"), "http://user_manager:9901/keys");
         let endpoint: Endpoint = "http://[::1]:5001/".parse().unwrap();
         assert_eq!(endpoint.url(9901, "/keys"), "http://[::1]:9901/keys");
-        for wrong in ["", "user_manager:5001", "https://a:1", "http://a:1/x", "http://a:1?x", "http://u@a:1"] {
+        for wrong in ["", "user_manager:5001", "https://a:1", "http://a:1/x", "http://a:1?x", "http://u@a:1"]
+        {
             assert!(wrong.parse::<Endpoint>().is_err(), "{wrong}");
         }
     }

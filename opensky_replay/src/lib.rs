@@ -73,7 +73,7 @@ impl App {
     /// read, which names the line.
     pub async fn build(config: Config, clock: Clock) -> anyhow::Result<App> {
         let source = match config.data {
-            Some(file) => Source::File(tokio::task::spawn_blocking(move || read(&file)).await??),
+            Some(file) => Source::File(Box::new(tokio::task::spawn_blocking(move || read(&file)).await??)),
             None => Source::embedded(),
         };
         let listener = service::bind("--listen", &config.listen).await?;
@@ -118,7 +118,7 @@ fn router(replay: &Arc<Replay>, addr: SocketAddr) -> Router {
 /// Where the flights come from.
 enum Source {
     Embedded,
-    File(Tape),
+    File(Box<Tape>),
 }
 
 /// The embedded flights, which are the same for every [`App`] of a process: read once.

@@ -81,11 +81,8 @@ async fn observe(mut request: Request, next: Next, requests: Requests) -> Respon
 /// Puts the request id on the answer, and into the body of a problem.
 fn complete(mut response: Response, trace: &Trace) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let allow = response.headers_mut().remove(http::header::ALLOW);
-        response = problem.response(Some(&trace.request_id));
-        if let Some(allow) = allow {
-            response.headers_mut().insert(http::header::ALLOW, allow);
-        }
+        response.headers_mut().remove(http::header::CONTENT_LENGTH);
+        *response.body_mut() = Body::from(problem.body(Some(&trace.request_id)).to_string());
     }
     if let Ok(id) = HeaderValue::from_str(&trace.request_id) {
         response.headers_mut().insert("x-request-id", id);

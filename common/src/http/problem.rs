@@ -104,8 +104,8 @@ impl Problem {
         body
     }
 
-    pub(super) fn response(&self, request_id: Option<&str>) -> Response {
-        let mut response = Response::new(Body::from(self.body(request_id).to_string()));
+    fn response(&self) -> Response {
+        let mut response = Response::new(Body::from(self.body(None).to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -123,7 +123,7 @@ impl Problem {
 impl IntoResponse for Problem {
     /// The layers find the problem among the response's extensions and complete it with the request id.
     fn into_response(self) -> Response {
-        let mut response = self.response(None);
+        let mut response = self.response();
         response.extensions_mut().insert(self);
         response
     }

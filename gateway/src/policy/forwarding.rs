@@ -8,7 +8,7 @@ pub fn is_ours(name: &HeaderName) -> bool {
     name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
 }
 
-/// On every answer, whoever made it.
+/// On every answer, unless the service set its own.
 pub const SECURITY: [(&str, &str); 5] = [
     ("strict-transport-security", "max-age=31536000"),
     ("x-content-type-options", "nosniff"),

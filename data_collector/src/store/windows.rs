@@ -1,0 +1,463 @@
+//! Windows: planned, claimed, stored, announced.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use common::clock::DAY;
+use common::db::{Backend, Tx};
+use common::messages::{PreviousCounts, WatchingUser, WindowCounted};
+use common::on;
+use common::outbox::{self, Place};
+use common::trace::Trace;
+use common::types::{Counts, Icao};
+use sqlx::FromRow;
+
+use super::interests::InterestRow;
+use super::{CountedWindow, Interest, Store, flights, has_data, lock_airport};
+use crate::airports::Catalogue;
+use crate::opensky::Flight;
+use crate::unsubscribe::Signer;
+use crate::window::{Grid, Window};
+
+/// Users in one message.
+const USERS: usize = 1000;
+
+/// Which window is next: due longest, then most watched, then oldest. `$2` is the database's time, `$3` whether a
+/// window that waits for its next attempt may be taken too, `$5` the flight time.
+const NEXT: &str = "SELECT airport, window_begin FROM airport_window AS w \
+     WHERE state = 'due' AND claimed_until < $2 AND (retry_at <= $2 OR $3) AND provisional_until <= $5 \
+     ORDER BY due_since, (SELECT COUNT(*) FROM user_interest AS i WHERE i.airport = w.airport) DESC, \
+     window_begin, airport LIMIT 1";
+
+/// A window that this replica fetches, until a time by the database's clock.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) airport: Icao,
+    pub(crate) window: Window,
+    /// Attempts before this one.
+    pub(crate) attempts: u32,
+    pub(crate) trace: Trace,
+    holder: String,
+}
+
+/// What OpenSky answered for both directions of a window.
+pub(crate) struct Fetched {
+    pub(crate) arrivals: Vec<Flight>,
+    pub(crate) departures: Vec<Flight>,
+}
+
+impl Fetched {
+    pub(crate) fn counts(&self) -> Counts {
+        let count = |flights: &[Flight]| i64::try_from(flights.len()).unwrap_or(i64::MAX);
+        Counts { arrivals: count(&self.arrivals), departures: count(&self.departures) }
+    }
+}
+
+/// What became of a window that was to be stored.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It is stored; so many messages went to the outbox.
+    Yes { messages: usize },
+    /// The claim had run out, or nobody wants the window any more.
+    NoLonger,
+}
+
+#[derive(FromRow)]
+struct DueRow {
+    airport: String,
+    window_begin: i64,
+    window_end: i64,
+    attempts: i64,
+    trace: String,
+}
+
+/// Writes the messages about windows.
+#[derive(Clone)]
+pub(crate) struct Announcer {
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) signer: Signer,
+}
+
+impl Store {
+    /// Makes the windows due that have closed since the last time, for every watched airport.
+    pub(crate) async fn plan_all(&self, grid: Grid, now: i64, trace: &Trace) -> anyhow::Result<()> {
+        let airports: Vec<String> = on!(&self.0, |pool| {
+            sqlx::query_scalar("SELECT airport FROM watched_airport WHERE planned_until < $1 ORDER BY airport")
+                .bind(grid.closed_until(now))
+                .fetch_all(pool)
+                .await?
+        });
+        for airport in airports {
+            let airport = airport.parse()?;
+            let mut tx = self.0.begin().await?;
+            if lock_airport(&mut tx, airport).await? {
+                plan(&mut tx, airport, grid, now, i64::MIN, trace).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Claims the next due window for `seconds`; with `eager` also one that waits for its next attempt. `flight_now` is
+    /// the flight time.
+    pub(crate) async fn claim(
+        &self,
+        holder: &str,
+        seconds: i64,
+        eager: bool,
+        flight_now: i64,
+    ) -> anyhow::Result<Option<Claim>> {
+        let mut tx = self.0.begin().await?;
+        let now = tx.now().await?;
+        // On PostgreSQL replicas pass over each other's choice instead of waiting for it.
+        let lock = if matches!(tx, Backend::Postgres(_)) { "FOR UPDATE SKIP LOCKED" } else { "" };
+        let sql = format!(
+            "UPDATE airport_window SET claimed_by = $1, claimed_until = $4 \
+             WHERE (airport, window_begin) = ({NEXT} {lock}) \
+             RETURNING airport, window_begin, window_end, attempts, trace"
+        );
+        let row: Option<DueRow> = on!(&mut tx, |tx| {
+            sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                .bind(holder)
+                .bind(now)
+                .bind(eager)
+                .bind(now + seconds)
+                .bind(flight_now)
+                .fetch_optional(&mut **tx)
+                .await?
+        });
+        tx.commit().await?;
+        let claim = |row: DueRow| {
+            anyhow::Ok(Claim {
+                airport: row.airport.parse()?,
+                window: Window { begin: row.window_begin, end: row.window_end },
+                attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX),
+                trace: serde_json::from_str(&row.trace).context("the trace of a window")?,
+                holder: holder.to_owned(),
+            })
+        };
+        row.map(claim).transpose()
+    }
+
+    /// Gives a claim back. With `retry_in` (seconds) the attempt counts and the next one waits so long.
+    pub(crate) async fn release(&self, claim: &Claim, retry_in: Option<i64>) -> sqlx::Result<()> {
+        let mut tx = self.0.begin().await?;
+        let now = tx.now().await?;
+        on!(&mut tx, |tx| {
+            sqlx::query(
+                "UPDATE airport_window SET claimed_until = 0, attempts = attempts + $1, retry_at = $2 \
+                 WHERE airport = $3 AND window_begin = $4 AND state = 'due' AND claimed_by = $5",
+            )
+            .bind(i64::from(retry_in.is_some()))
+            .bind(retry_in.map_or(0, |seconds| now + seconds))
+            .bind(claim.airport.as_str())
+            .bind(claim.window.begin)
+            .bind(&claim.holder)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected()
+        });
+        tx.commit().await
+    }
+
+    /// Gives a claim back until no flights at all can no longer be a gap in the data, at flight time `until`.
+    pub(crate) async fn leave_provisional(&self, claim: &Claim, until: i64) -> sqlx::Result<()> {
+        on!(&self.0, |pool| {
+            sqlx::query(
+                "UPDATE airport_window SET claimed_until = 0, provisional_until = $1 \
+                 WHERE airport = $2 AND window_begin = $3 AND state = 'due' AND claimed_by = $4",
+            )
+            .bind(until)
+            .bind(claim.airport.as_str())
+            .bind(claim.window.begin)
+            .bind(&claim.holder)
+            .execute(pool)
+            .await
+            .map(|_| ())
+        })
+    }
+
+    /// Stores a window: its flights, its counts, and the messages of every window that is announced by it, in one
+    /// transaction, if the claim still holds.
+    pub(crate) async fn store_window(
+        &self,
+        claim: &Claim,
+        fetched: &Fetched,
+        announcer: &Announcer,
+        now: i64,
+    ) -> anyhow::Result<Stored> {
+        let counts = fetched.counts();
+        let mut tx = self.0.begin().await?;
+        if !lock_airport(&mut tx, claim.airport).await? || !settle(&mut tx, claim, "stored", Some(counts)).await? {
+            return Ok(Stored::NoLonger);
+        }
+        flights::put(&mut tx, claim.airport, &fetched.arrivals, &fetched.departures).await?;
+        let messages = announcer.announce(&mut tx, claim.airport, &claim.trace, now).await?;
+        tx.commit().await?;
+        Ok(Stored::Yes { messages })
+    }
+
+    /// Records a window as missing, and announces what it held back.
+    pub(crate) async fn give_up(&self, claim: &Claim, announcer: &Announcer, now: i64) -> anyhow::Result<()> {
+        let mut tx = self.0.begin().await?;
+        if lock_airport(&mut tx, claim.airport).await? && settle(&mut tx, claim, "missing", None).await? {
+            announcer.announce(&mut tx, claim.airport, &claim.trace, now).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// How many windows are due, and the earliest flight time at which a provisional one is asked again.
+    pub(crate) async fn waiting(&self) -> sqlx::Result<(i64, Option<i64>)> {
+        on!(&self.0, |pool| {
+            sqlx::query_as(
+                "SELECT COUNT(*), MIN(CASE WHEN provisional_until > 0 THEN provisional_until END) \
+                 FROM airport_window WHERE state = 'due'",
+            )
+            .fetch_one(pool)
+            .await
+        })
+    }
+
+    /// Has the due windows of some airports tried at once.
+    pub(crate) async fn hurry(&self, airports: &[Icao]) -> sqlx::Result<()> {
+        for airport in airports {
+            on!(&self.0, |pool| {
+                sqlx::query("UPDATE airport_window SET retry_at = 0 WHERE airport = $1 AND state = 'due'")
+                    .bind(airport.as_str())
+                    .execute(pool)
+                    .await
+                    .map(|_| ())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the closed windows of a locked airport due that were not planned yet; they have been wanted since
+/// `wanted_since`. A window that would overlap one that is there already, of another length, is left out: no flight is
+/// counted twice.
+pub(super) async fn plan(
+    tx: &mut Tx,
+    airport: Icao,
+    grid: Grid,
+    now: i64,
+    wanted_since: i64,
+    trace: &Trace,
+) -> anyhow::Result<()> {
+    let until = grid.closed_until(now);
+    let from: i64 = on!(&mut *tx, |tx| {
+        sqlx::query_scalar("SELECT planned_until FROM watched_airport WHERE airport = $1")
+            .bind(airport.as_str())
+            .fetch_one(&mut **tx)
+            .await?
+    });
+    let trace = serde_json::to_string(trace)?;
+    for window in grid.between(from, until) {
+        on!(&mut *tx, |tx| {
+            sqlx::query(
+                "INSERT INTO airport_window (airport, window_begin, window_end, state, due_since, trace) \
+                 SELECT $1, $2, $3, 'due', $4, $5 WHERE NOT EXISTS (SELECT 1 FROM airport_window \
+                   WHERE airport = $1 AND window_begin < $3 AND window_end > $2)",
+            )
+            .bind(airport.as_str())
+            .bind(window.begin)
+            .bind(window.end)
+            .bind(wanted_since.max(window.end + grid.lag))
+            .bind(&trace)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected()
+        });
+    }
+    on!(tx, |tx| {
+        sqlx::query("UPDATE watched_airport SET planned_until = $1 WHERE airport = $2 AND planned_until < $1")
+            .bind(until)
+            .bind(airport.as_str())
+            .execute(&mut **tx)
+            .await?
+            .rows_affected()
+    });
+    Ok(())
+}
+
+/// Ends the wait for a window, if the claim still holds.
+async fn settle(tx: &mut Tx, claim: &Claim, state: &str, counts: Option<Counts>) -> sqlx::Result<bool> {
+    on!(tx, |tx| {
+        sqlx::query(
+            "UPDATE airport_window SET state = $1, arrivals = $2, departures = $3, claimed_until = 0 \
+             WHERE airport = $4 AND window_begin = $5 AND state = 'due' AND claimed_by = $6",
+        )
+        .bind(state)
+        .bind(counts.map(|counts| counts.arrivals))
+        .bind(counts.map(|counts| counts.departures))
+        .bind(claim.airport.as_str())
+        .bind(claim.window.begin)
+        .bind(&claim.holder)
+        .execute(&mut **tx)
+        .await
+        .map(|done| done.rows_affected() == 1)
+    })
+}
+
+/// The counts of a window, if it is stored and announced.
+pub(super) async fn announced(tx: &mut Tx, airport: Icao, window: Window) -> sqlx::Result<Option<CountedWindow>> {
+    let row: Option<CountRow> = on!(tx, |tx| {
+        sqlx::query_as(
+            "SELECT window_begin, window_end, arrivals, departures FROM airport_window \
+             WHERE airport = $1 AND window_begin = $2 AND state = 'stored' AND announced",
+        )
+        .bind(airport.as_str())
+        .bind(window.begin)
+        .fetch_optional(&mut **tx)
+        .await?
+    });
+    Ok(row.map(CountRow::counted))
+}
+
+#[derive(FromRow)]
+pub(super) struct CountRow {
+    window_begin: i64,
+    window_end: i64,
+    arrivals: i64,
+    departures: i64,
+}
+
+impl CountRow {
+    pub(super) fn counted(self) -> CountedWindow {
+        CountedWindow {
+            window: Window { begin: self.window_begin, end: self.window_end },
+            counts: Counts { arrivals: self.arrivals, departures: self.departures },
+        }
+    }
+}
+
+impl Announcer {
+    /// Puts the messages of a locked airport's stored windows into the outbox, oldest first, up to a window that is
+    /// still due. Windows before every interest's first evaluation have none, and hold nothing back.
+    pub(super) async fn announce(&self, tx: &mut Tx, airport: Icao, trace: &Trace, now: i64) -> anyhow::Result<usize> {
+        let interests: Vec<InterestRow> = on!(&mut *tx, |tx| {
+            sqlx::query_as("SELECT * FROM user_interest WHERE airport = $1 ORDER BY account")
+                .bind(airport.as_str())
+                .fetch_all(&mut **tx)
+                .await?
+        });
+        let interests = interests.into_iter().map(InterestRow::interest).collect::<anyhow::Result<Vec<_>>>()?;
+        let first = interests.iter().map(|interest| interest.evaluate_from).min().unwrap_or(i64::MAX);
+        let windows: Vec<CountRow> = on!(&mut *tx, |tx| {
+            sqlx::query_as(
+                "SELECT window_begin, window_end, arrivals, departures FROM airport_window AS w \
+                 WHERE airport = $1 AND state = 'stored' AND NOT announced AND window_begin >= $2 \
+                 AND NOT EXISTS (SELECT 1 FROM airport_window AS due WHERE due.airport = $1 \
+                   AND due.state = 'due' AND due.window_begin >= $2 AND due.window_begin < w.window_begin) \
+                 ORDER BY window_begin",
+            )
+            .bind(airport.as_str())
+            .bind(first)
+            .fetch_all(&mut **tx)
+            .await?
+        });
+        let known = has_data(tx, airport).await?;
+        let mut messages = 0;
+        for window in windows.into_iter().map(CountRow::counted) {
+            let begin = window.window.begin;
+            if known {
+                let wanting: Vec<Interest> =
+                    interests.iter().filter(|interest| interest.evaluate_from <= begin).cloned().collect();
+                for (part, users) in wanting.chunks(USERS).enumerate() {
+                    let part = part.to_string();
+                    let message = self.message(tx, airport, window, &part, users).await?;
+                    outbox::put(tx, &message, &Place { window_begin: begin, part }, trace, now).await?;
+                    messages += 1;
+                }
+            }
+            mark_announced(tx, airport, begin).await?;
+        }
+        // What lies before the first evaluation fills averages only.
+        mark_announced_before(tx, airport, first).await?;
+        Ok(messages)
+    }
+
+    /// The message about a stored window for some of its users.
+    pub(super) async fn message(
+        &self,
+        tx: &mut Tx,
+        airport: Icao,
+        window: CountedWindow,
+        part: &str,
+        users: &[Interest],
+    ) -> anyhow::Result<WindowCounted> {
+        let previous: Option<CountRow> = on!(&mut *tx, |tx| {
+            sqlx::query_as(
+                "SELECT window_begin, window_end, arrivals, departures FROM airport_window \
+                 WHERE airport = $1 AND window_end = $2 AND state = 'stored'",
+            )
+            .bind(airport.as_str())
+            .bind(window.window.begin)
+            .fetch_optional(&mut **tx)
+            .await?
+        });
+        // Days are counted back from the window's end, so that the last one is whole for windows of any length.
+        let history: Vec<i64> = on!(tx, |tx| {
+            sqlx::query_scalar(
+                "SELECT CAST(SUM(arrivals + departures) AS BIGINT) FROM airport_window \
+                 WHERE airport = $1 AND state = 'stored' AND window_begin >= $2 AND window_end <= $3 \
+                 GROUP BY ($3 - 1 - window_begin) / $4 ORDER BY MIN(window_begin)",
+            )
+            .bind(airport.as_str())
+            .bind(window.window.end - 14 * DAY)
+            .bind(window.window.end)
+            .bind(DAY)
+            .fetch_all(&mut **tx)
+            .await?
+        });
+        let user = |interest: &Interest| WatchingUser {
+            account: Some(interest.account),
+            email: interest.email.clone(),
+            high_value: interest.thresholds.high(),
+            low_value: interest.thresholds.low(),
+            metric: interest.metric,
+            notify: interest.notify,
+            unsubscribe: Some(self.signer.sign(interest.account, airport)),
+        };
+        Ok(WindowCounted {
+            id: format!("{}/{part}", window.window.id(airport)),
+            airport,
+            airport_name: self.catalogue.get(airport).map(|airport| airport.name.clone()),
+            window_begin: window.window.begin,
+            window_end: window.window.end,
+            arrival_count: window.counts.arrivals,
+            departure_count: window.counts.departures,
+            previous: previous.map(CountRow::counted).map(|previous| PreviousCounts {
+                arrival_count: previous.counts.arrivals,
+                departure_count: previous.counts.departures,
+            }),
+            history,
+            users: users.iter().map(user).collect(),
+        })
+    }
+}
+
+async fn mark_announced(tx: &mut Tx, airport: Icao, begin: i64) -> sqlx::Result<()> {
+    on!(tx, |tx| {
+        sqlx::query("UPDATE airport_window SET announced = TRUE WHERE airport = $1 AND window_begin = $2")
+            .bind(airport.as_str())
+            .bind(begin)
+            .execute(&mut **tx)
+            .await
+            .map(|_| ())
+    })
+}
+
+async fn mark_announced_before(tx: &mut Tx, airport: Icao, begin: i64) -> sqlx::Result<()> {
+    on!(tx, |tx| {
+        sqlx::query(
+            "UPDATE airport_window SET announced = TRUE WHERE airport = $1 AND window_begin < $2 \
+             AND state = 'stored' AND NOT announced",
+        )
+        .bind(airport.as_str())
+        .bind(begin)
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
+    })
+}

@@ -1,0 +1,121 @@
+//! Stopping: what was accepted is answered, nothing else is waited for.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use support::{World, eventually, raw};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Long enough for any machine; only a gateway that never stops takes this long.
+const FOREVER: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_and_nothing_new_is_accepted() {
+    for http1 in [true, false] {
+        let world = World::start().await;
+        let builder = world.client_builder();
+        let client = if http1 { builder.http1_only() } else { builder }.build().unwrap();
+        let request = client.get(world.url("/data_collector/slow")).bearer_auth(world.token());
+        let asking = tokio::spawn(request.send());
+        world.data_collector.has_slow_request().await;
+
+        world.stop.cancel();
+        eventually(async || TcpStream::connect(world.addr).await.is_err()).await;
+        assert_eq!(world.admin("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(world.admin("/healthz").await.0, StatusCode::OK);
+        assert!(!world.running.is_finished());
+
+        world.data_collector.let_go();
+        let answer = asking.await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200);
+        if http1 {
+            assert_eq!(answer.headers()["connection"], "close");
+        }
+        assert!(answer.text().await.unwrap().contains("/slow"));
+        timeout(FOREVER, world.running).await.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_the_stop() {
+    let world = World::start().await;
+    let http1 = world.client_builder().http1_only().build().unwrap();
+    let http2 = world.client();
+    for client in [&http1, &http2] {
+        let answer = client.get(world.url("/nope")).send().await.unwrap();
+        assert!(answer.text().await.unwrap().contains("not-found"));
+    }
+    world.stop.cancel();
+    timeout(FOREVER, world.running).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_accepted_before_the_stop_gets_its_first_answer() {
+    let world = World::start().await;
+    let (addr, cert) = (world.addr, world.cert.clone());
+    let connect = move || raw::connect(addr, &cert, &rustls::version::TLS13, &["http/1.1"]).unwrap();
+    let mut tls = tokio::task::spawn_blocking(connect).await.unwrap();
+    world.stop.cancel();
+    eventually(async || world.admin("/readyz").await.0 == StatusCode::SERVICE_UNAVAILABLE).await;
+    let answer = tokio::task::spawn_blocking(move || {
+        tls.write_all(b"GET /nope HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut first = [0; 12];
+        tls.read_exact(&mut first).unwrap();
+        String::from_utf8_lossy(&first).into_owned()
+    })
+    .await
+    .unwrap();
+    assert_eq!(answer, "HTTP/1.1 404");
+    timeout(FOREVER, world.running).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_in_its_handshake_does_not_hold_the_stop() {
+    let world = World::start().await;
+    let _silent = TcpStream::connect(world.addr).await.unwrap();
+    let (addr, cert) = (world.addr, world.cert.clone());
+    let connect = move || raw::connect(addr, &cert, &rustls::version::TLS13, &["h2"]).unwrap();
+    let _without_preface = tokio::task::spawn_blocking(connect).await.unwrap();
+    world.stop.cancel();
+    // Less than a handshake may take.
+    timeout(Duration::from_secs(8), world.running).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn connections_beyond_the_cap_wait_for_a_place() {
+    let world = World::start_with(&["--max-connections=1".into()]).await;
+    world.becomes_ready().await;
+    let (addr, cert) = (world.addr, world.cert.clone());
+    let connect = move || raw::connect(addr, &cert, &rustls::version::TLS13, &["http/1.1"]).unwrap();
+    let first = tokio::task::spawn_blocking(connect.clone()).await.unwrap();
+    let second = tokio::task::spawn_blocking(connect);
+    for _ in 0..20 {
+        world.admin("/healthz").await;
+        assert!(!second.is_finished());
+    }
+    drop(first);
+    timeout(FOREVER, second).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn dropping_the_gateway_cuts_its_connections() {
+    let world = World::start().await;
+    let request = world.client().get(world.url("/data_collector/slow")).bearer_auth(world.token());
+    let asking = tokio::spawn(request.send());
+    world.data_collector.has_slow_request().await;
+    world.running.abort();
+    assert!(timeout(FOREVER, asking).await.unwrap().unwrap().is_err());
+}
+
+#[tokio::test]
+async fn two_gateways_live_in_one_process() {
+    let (first, second) = (World::start().await, World::start().await);
+    first.stop.cancel();
+    timeout(FOREVER, first.running).await.unwrap().unwrap().unwrap();
+    assert_eq!(second.get("/user_manager/me").await.status(), 200);
+}

@@ -1,0 +1,175 @@
+//! A gateway as its users see it: on a port of its own, with a certificate, two services that echo what reaches
+//! them, and a key feed.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test file uses a part of it"
+)]
+
+pub mod echo;
+pub mod raw;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use common::auth::{Feed, Signer};
+use common::clock::{Clock, Manual};
+use common::service::Parts;
+use common::types::Account;
+use gateway::gen_cert::{self, Options};
+use gateway::{App, Config};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::echo::Echo;
+
+/// The time at which every test begins.
+pub const NOW: i64 = 1_000_000_000;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// Options as they come from a command line, on free ports.
+pub fn config(flags: &[String]) -> Config {
+    let free = ["gateway", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"].map(str::to_owned);
+    Cli::parse_from(free.iter().chain(flags)).config
+}
+
+pub struct World {
+    pub addr: SocketAddr,
+    pub admin: SocketAddr,
+    pub user_manager: Echo,
+    pub data_collector: Echo,
+    pub clock: Manual,
+    pub signer: Signer,
+    pub cert: PathBuf,
+    pub stop: CancellationToken,
+    pub running: JoinHandle<anyhow::Result<()>>,
+    _folder: TempDir,
+}
+
+impl World {
+    /// A gateway that is ready.
+    pub async fn start() -> World {
+        let world = World::start_with(&[]).await;
+        world.becomes_ready().await;
+        world
+    }
+
+    /// A gateway with flags that overrule those for the echoing services.
+    pub async fn start_with(flags: &[String]) -> World {
+        let signer = Signer::from_pkcs8("k1", &Signer::generate().unwrap()).unwrap();
+        let feed = Feed { keys: vec![signer.public().clone()], revoked: vec![] };
+        let user_manager = Echo::start("user_manager").await;
+        let data_collector = Echo::start("data_collector").await;
+        let keys = echo::serve_feed(feed).await;
+        let folder = TempDir::new().unwrap();
+        let cert = gen_cert::generate(&Options::into_folder(folder.path()), &Clock::System).unwrap();
+        let given = |name: &str| flags.iter().any(|flag| flag.starts_with(name));
+        let mut all = flags.to_vec();
+        for (flag, value) in [
+            ("--tls-cert", cert.cert.display().to_string()),
+            ("--tls-key", cert.key.display().to_string()),
+            ("--user-manager-url", format!("http://{}", user_manager.addr)),
+            ("--data-collector-url", format!("http://{}", data_collector.addr)),
+            ("--user-manager-admin-port", keys.port().to_string()),
+        ] {
+            if !given(flag) {
+                all.push(format!("{flag}={value}"));
+            }
+        }
+        let (clock, manual) = Clock::manual(NOW);
+        let app = App::build(config(&all), Parts { clock, ..Parts::default() }).await.unwrap();
+        let (addr, admin) = (app.addr(), app.admin_addr());
+        let stop = CancellationToken::new();
+        World {
+            addr,
+            admin,
+            user_manager,
+            data_collector,
+            clock: manual,
+            signer,
+            cert: cert.cert,
+            running: tokio::spawn(app.run(stop.clone())),
+            stop,
+            _folder: folder,
+        }
+    }
+
+    pub async fn becomes_ready(&self) {
+        eventually(async || self.admin("/readyz").await.0 == StatusCode::OK).await;
+    }
+
+    /// Status and body of a page of the admin port.
+    pub async fn admin(&self, path: &str) -> (StatusCode, String) {
+        let answer = Client::new().get(format!("http://{}{path}", self.admin)).send().await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.addr.port())
+    }
+
+    /// A client that trusts the gateway's certificate and follows no redirect.
+    pub fn client(&self) -> Client {
+        self.client_builder().build().unwrap()
+    }
+
+    pub fn client_builder(&self) -> reqwest::ClientBuilder {
+        let pem = std::fs::read(&self.cert).unwrap();
+        Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(&pem).unwrap()])
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(30))
+            .resolve("localhost", self.addr)
+    }
+
+    /// A token that is valid now.
+    pub fn token(&self) -> String {
+        self.signer.token(Account::new_random(), &"ada@example.com".parse().unwrap(), NOW).unwrap()
+    }
+
+    /// GET with a valid token.
+    pub async fn get(&self, path: &str) -> Response {
+        self.client().get(self.url(path)).bearer_auth(self.token()).send().await.unwrap()
+    }
+
+    /// Writes bytes on a fresh TLS connection and reads until the gateway closes it.
+    pub async fn raw(&self, request: impl Into<Vec<u8>>) -> String {
+        let (addr, cert, request) = (self.addr, self.cert.clone(), request.into());
+        tokio::task::spawn_blocking(move || raw::exchange(addr, &cert, &request)).await.unwrap()
+    }
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(condition: impl AsyncFn() -> bool) {
+    let holds = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), holds).await.expect("the condition never came to hold");
+}
+
+/// Asserts that an answer is a problem of this kind, made by the gateway, and gives its body.
+pub async fn problem(answer: Response, status: u16, slug: &str) -> Value {
+    assert_eq!(answer.status().as_u16(), status);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["type"], format!("urn:vedetta:problem:{slug}"));
+    assert_eq!(body["status"], status);
+    assert_eq!(body["request_id"], id);
+    assert!(body["title"].is_string() && body["detail"].is_string());
+    body
+}
