@@ -46,6 +46,13 @@ impl Progress {
         self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Without credentials nothing is ever collected.
+    pub(crate) fn lacks_credentials(&self) {
+        let why = "nothing is collected: OPENSKY_CLIENT_ID and OPENSKY_CLIENT_SECRET are not set";
+        tracing::warn!("{why}");
+        self.set_obstacle(Some(why.to_owned()));
+    }
+
     fn set_obstacle(&self, obstacle: Option<String>) {
         *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
     }
@@ -107,6 +114,16 @@ enum Pause {
     ForGood,
 }
 
+impl Pause {
+    fn is_over(&self) -> bool {
+        match self {
+            Pause::Idle => true,
+            Pause::Until(time) => Instant::now() >= *time,
+            Pause::ForGood => false,
+        }
+    }
+}
+
 impl Collector {
     /// Collects until cancelled.
     pub(crate) async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
@@ -114,17 +131,20 @@ impl Collector {
         self.store.release_all(&self.node).await?;
         let every = seconds(self.collect.collect_every);
         let mut next_cycle = self.clock.now();
+        let mut pause = Pause::Idle;
         while !token.is_cancelled() {
             if self.clock.now() >= next_cycle {
                 self.plan().await;
                 next_cycle = self.clock.now() + every;
                 self.progress.next_cycle.store(next_cycle, Ordering::Relaxed);
             }
-            let pause = self.collect_due(&token).await.unwrap_or_else(|error| {
-                tracing::warn!(error = format!("{error:#}"), "collecting failed; trying again");
-                Pause::Idle
-            });
-            self.observe(&pause).await;
+            if pause.is_over() {
+                pause = self.collect_due(&token).await.unwrap_or_else(|error| {
+                    tracing::warn!(error = format!("{error:#}"), "collecting failed; trying again");
+                    Pause::Idle
+                });
+                self.observe().await;
+            }
             let wait = match pause {
                 Pause::Idle => LOOK,
                 Pause::Until(time) => time.saturating_duration_since(Instant::now()).min(LOOK),
@@ -169,6 +189,7 @@ impl Collector {
             let day = self.clock.now().div_euclid(DAY);
             if !self.store.take_credits(day, self.daily_credits, WINDOW_CREDITS).await? {
                 self.store.release(&claim, None).await?;
+                self.progress.set_obstacle(Some("the day's credits with OpenSky are used up".to_owned()));
                 return Ok(Pause::Idle);
             }
             let span = tracing::info_span!("window", request_id = %claim.trace.request_id);
@@ -194,6 +215,7 @@ impl Collector {
         };
         match fetched {
             Ok((fetched, credits)) => {
+                self.progress.set_obstacle(None);
                 if let Some(credits) = credits {
                     self.store.set_credits(day, credits).await?;
                 }
@@ -266,7 +288,7 @@ impl Collector {
     }
 
     /// Brings the gauges up to date.
-    async fn observe(&self, _pause: &Pause) {
+    async fn observe(&self) {
         self.meters.breaker.set(match self.breaker.state() {
             State::Closed { .. } => 0,
             State::HalfOpen { .. } => 1,

@@ -1,1 +1,204 @@
-//! data_collector
+//! Flights: who wants to know about which airport, and how many flights it had.
+//!
+//! `main → App → api, seed_routes | collector | users → store`. The collector fetches closed windows through the
+//! circuit breaker; a stored window's messages leave through the outbox.
+
+mod airports;
+mod api;
+mod circuit_breaker;
+mod collector;
+mod config;
+mod dto;
+mod error;
+mod opensky;
+mod seed_routes;
+mod store;
+mod unsubscribe;
+mod users;
+mod window;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use common::auth::{Verifier, poll_feed};
+use common::bus::{Bus, Consumer, ProducerStyle};
+use common::clock::Clock;
+use common::http::{Admin, admin, layers, ready_when, serve};
+use common::messages::{Message, WindowCounted};
+use common::outbox::Relay;
+use common::service::{Parts, StartError, Tasks, bind, local_addr};
+use common::telemetry::Metrics;
+use common::types::Thresholds;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{BreakerArgs, CollectArgs, Config, OpenSkyArgs, WindowLength};
+pub use opensky::Fault;
+
+use crate::airports::Catalogue;
+use crate::circuit_breaker::CircuitBreaker;
+use crate::collector::{Collector, Meters, Progress};
+use crate::opensky::OpenSky;
+use crate::store::{Announcer, Store};
+use crate::window::Grid;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) clock: Clock,
+    pub(crate) flight_clock: Clock,
+    pub(crate) store: Store,
+    pub(crate) announcer: Announcer,
+    pub(crate) verifier: Verifier,
+    pub(crate) grid: Grid,
+    /// How far back a newly watched airport is collected, in seconds.
+    pub(crate) backfill: i64,
+    pub(crate) defaults: Thresholds,
+    pub(crate) max_interests: i64,
+    pub(crate) breaker: CircuitBreaker,
+    pub(crate) daily_credits: i64,
+    pub(crate) progress: Arc<Progress>,
+    /// Wakes the collector.
+    pub(crate) collect: Arc<Notify>,
+    /// Wakes the relay.
+    pub(crate) outbox: Arc<Notify>,
+}
+
+/// The service, ready to run.
+pub struct App {
+    listener: TcpListener,
+    admin_listener: TcpListener,
+    addr: SocketAddr,
+    admin_addr: SocketAddr,
+    key_feed_url: String,
+    api: Router,
+    admin: Router,
+    bus: Bus,
+    relay: Relay,
+    collector: Collector,
+    forgotten: Consumer,
+    state: State,
+}
+
+impl App {
+    /// Opens the database and the bus, reads the catalogue, and binds the ports.
+    pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
+        let credentials = config.opensky.credentials()?;
+        let defaults = config.default_thresholds()?;
+        let database_url = config.database.url()?;
+        let listener = bind("LISTEN", &config.listen).await?;
+        let admin_listener = bind("ADMIN_LISTEN", &config.admin_listen).await?;
+        let db = common::db::open(&database_url, &sqlx::migrate!()).await?;
+        let bus = match parts.bus {
+            Some(bus) => bus,
+            None => Bus::open(&config.bus, ProducerStyle::Batching).await?,
+        };
+        let mut metrics = Metrics::new("data_collector", &config.node.node);
+        let relay = Relay::new(db.clone(), bus.clone(), &config.node.node, &mut metrics);
+        let forgotten = Consumer::new(bus.clone(), users::GROUP, &mut metrics);
+        let store = Store::new(db);
+        let secret = store.signing_key("unsubscribe", &unsubscribe::Signer::fresh_secret()?).await?;
+        let announcer = Announcer {
+            catalogue: Arc::new(Catalogue::load()?),
+            signer: unsubscribe::Signer::new(&secret).context("the key of unsubscribe links")?,
+        };
+        let breaker = CircuitBreaker::new(config.breaker.settings());
+        let opensky = match credentials {
+            Some(credentials) => {
+                let counted = config.breaker.breaker_expected_errors.clone();
+                let client = OpenSky::new(&config.opensky, credentials, breaker.clone(), counted);
+                Some(client.map_err(|error| StartError::new(format!("OPENSKY_API_URL: {error}")))?)
+            }
+            None => None,
+        };
+        let progress = Arc::new(Progress::default());
+        if opensky.is_none() {
+            progress.lacks_credentials();
+        }
+        let state = State {
+            verifier: Verifier::new(parts.clock.clone()),
+            clock: parts.clock,
+            flight_clock: parts.flight_clock.clone(),
+            store: store.clone(),
+            announcer: announcer.clone(),
+            grid: config.collect.grid(),
+            backfill: config::seconds(config.collect.collect_backfill),
+            defaults,
+            max_interests: config.max_interests,
+            breaker: breaker.clone(),
+            daily_credits: config.opensky.opensky_daily_credits,
+            progress: progress.clone(),
+            collect: Arc::default(),
+            outbox: relay.wake(),
+        };
+        let collector = Collector {
+            store: store.clone(),
+            opensky,
+            breaker,
+            announcer,
+            grid: config.collect.grid(),
+            daily_credits: config.opensky.opensky_daily_credits,
+            collect: config.collect,
+            clock: parts.flight_clock,
+            node: config.node.node,
+            wake: state.collect.clone(),
+            outbox: relay.wake(),
+            progress,
+            meters: Meters::new(&mut metrics),
+        };
+        let routes = api::router().merge(seed_routes::router()).with_state(state.clone());
+        let api = layers(routes, &mut metrics);
+        let ready = ready_when(move || {
+            let store = store.clone();
+            async move { store.ping().await.map_err(|error| format!("the database: {error}")) }
+        });
+        let admin = admin(Admin { metrics: Arc::new(metrics), ready });
+        let (addr, admin_addr) = (local_addr(&listener)?, local_addr(&admin_listener)?);
+        Ok(App {
+            listener,
+            admin_listener,
+            addr,
+            admin_addr,
+            key_feed_url: config.key_feed_url,
+            api,
+            admin,
+            bus,
+            relay,
+            collector,
+            forgotten,
+            state,
+        })
+    }
+
+    /// Where the API listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where the admin port listens.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Serves and collects until cancelled.
+    pub async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
+        tracing::info!(addr = %self.addr, admin = %self.admin_addr, "data_collector serves");
+        let mut tasks = Tasks::new(&token);
+        let token = tasks.token();
+        let State { verifier, store, clock, .. } = self.state;
+        tasks.spawn(serve(self.listener, self.api, token.clone()));
+        tasks.spawn(serve(self.admin_listener, self.admin, token.clone()));
+        tasks.spawn(poll_feed(self.key_feed_url, verifier, token.clone()));
+        tasks.spawn(self.collector.run(token.clone()));
+        tasks.spawn(users::forget_deleted(self.forgotten, store, clock, token.clone()));
+        let (bus, relay) = (self.bus, self.relay);
+        tasks.spawn_endless(async move {
+            bus.ensure_topics(&[WindowCounted::TOPIC], &token).await;
+            relay.run(token).await;
+        });
+        tasks.join().await
+    }
+}

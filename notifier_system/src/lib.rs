@@ -1,1 +1,163 @@
-//! notifier_system
+//! Mails: each is sent once; a second copy is possible only where the first one's outcome was unknown, and is then the
+//! same mail by its `Message-ID`.
+//!
+//! `main → App → mail, mailer, store`.
+
+mod config;
+mod mail;
+mod mailer;
+mod store;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use common::bus::{Bus, Consumer, Delivery, Failure, ProducerStyle};
+use common::clock::Clock;
+use common::http::{Admin, admin, ready_when, serve};
+use common::messages::{Letter, UserForgotten};
+use common::service::{Parts, Tasks, bind, local_addr};
+use common::telemetry::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, MailArgs};
+
+use crate::mail::Composer;
+use crate::mailer::Mailer;
+use crate::store::{Leave, Store};
+
+/// The consumer group.
+const GROUP: &str = "notifier_group";
+/// Ids of sent mails are kept this long, in seconds: 30 days longer than the bus keeps its messages.
+const IDS_KEPT: i64 = 60 * 86_400;
+
+/// The service, ready to run.
+pub struct App {
+    admin_listener: TcpListener,
+    admin_addr: SocketAddr,
+    admin: Router,
+    letters: Consumer,
+    forgotten: Consumer,
+    notifier: Notifier,
+}
+
+impl App {
+    /// Opens the database, the bus and the way out for mails, and binds the admin port.
+    pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
+        let mail_url = config.mail.url()?;
+        let from = config.mail.from(&mail_url)?;
+        let database_url = config.database.url()?;
+        let admin_listener = bind("ADMIN_LISTEN", &config.admin_listen).await?;
+        let admin_addr = local_addr(&admin_listener)?;
+        let mailer = Mailer::open(&mail_url)?;
+        let db = common::db::open(&database_url, &sqlx::migrate!()).await?;
+        let bus = match parts.bus {
+            Some(bus) => bus,
+            None => Bus::open(&config.bus, ProducerStyle::Immediate).await?,
+        };
+        let mut metrics = Metrics::new("notifier_system", &config.node.node);
+        let letters = Consumer::new(bus.clone(), GROUP, &mut metrics);
+        let forgotten = letters.clone();
+        let notifier = Notifier {
+            store: Store::new(db, &config.node.node),
+            mailer: Arc::new(mailer),
+            composer: Arc::new(Composer { from, public_url: config.public_url }),
+            clock: parts.clock,
+            sent: Counter::default(),
+        };
+        metrics.register("sent_mails", "Mails that the server has taken", notifier.sent.clone());
+        let ready = {
+            let store = notifier.store.clone();
+            ready_when(move || {
+                let (bus, store) = (bus.clone(), store.clone());
+                async move {
+                    store.ping().await.map_err(|error| format!("the database: {error}"))?;
+                    bus.ready().await.map_err(|error| format!("the bus: {error}"))
+                }
+            })
+        };
+        let admin = admin(Admin { metrics: Arc::new(metrics), ready });
+        Ok(App { admin_listener, admin_addr, admin, letters, forgotten, notifier })
+    }
+
+    /// Where the admin port listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Sends until cancelled.
+    pub async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
+        tracing::info!(admin = %self.admin_addr, "notifier_system runs");
+        let mut tasks = Tasks::new(&token);
+        let token = tasks.token();
+        tasks.spawn(serve(self.admin_listener, self.admin, token.clone()));
+        tasks.spawn_endless(keep_pruned(self.notifier.store.clone(), token.clone()));
+        let store = self.notifier.store.clone();
+        tasks.spawn(self.forgotten.run(token.clone(), move |delivery| forget(store.clone(), delivery)));
+        let notifier = self.notifier;
+        tasks.spawn(self.letters.run(token, move |delivery| notifier.clone().notify(delivery)));
+        tasks.join().await
+    }
+}
+
+async fn forget(store: Store, delivery: Delivery<UserForgotten>) -> Result<(), Failure> {
+    Ok(store.forget(delivery.message.account).await?)
+}
+
+async fn keep_pruned(store: Store, token: CancellationToken) {
+    loop {
+        if let Err(error) = store.prune(IDS_KEPT).await {
+            tracing::warn!(%error, "old ids were not removed");
+        }
+        if token.run_until_cancelled(tokio::time::sleep(Duration::from_secs(3600))).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Sends letters.
+#[derive(Clone)]
+struct Notifier {
+    store: Store,
+    mailer: Arc<Mailer>,
+    composer: Arc<Composer>,
+    clock: Clock,
+    sent: Counter,
+}
+
+impl Notifier {
+    async fn notify(self, delivery: Delivery<Letter>) -> Result<(), Failure> {
+        let Delivery { message: letter, trace } = delivery;
+        let mail = self
+            .composer
+            .compose(&letter, &trace, self.clock.now())
+            .map_err(|error| Failure::Reject(format!("no mail can be made of it: {error:#}")))?;
+        match self.store.begin(&letter.id, letter.account).await? {
+            Leave::Send => {}
+            Leave::Sent => return Ok(()),
+            Leave::Forgotten => {
+                tracing::info!(id = letter.id, "not sent: the account was deleted");
+                return Ok(());
+            }
+            Leave::Elsewhere => return Err(Failure::Retry(anyhow::anyhow!("another replica is sending this mail"))),
+        }
+        match self.mailer.send(&Composer::name(&letter), mail).await {
+            Ok(()) => {
+                self.store.sent(&letter.id).await?;
+                self.sent.inc();
+                tracing::info!(to = letter.email.masked(), subject = letter.subject, "sent");
+                Ok(())
+            }
+            Err(error) => {
+                self.store.release(&letter.id).await?;
+                Err(match error {
+                    mailer::Failure::Everything(error) => Failure::Retry(error),
+                    mailer::Failure::Refused(_) => Failure::Reject(error.to_string()),
+                })
+            }
+        }
+    }
+}

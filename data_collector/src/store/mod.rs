@@ -10,8 +10,8 @@ use common::db::{Db, Tx};
 use common::on;
 use common::types::{Account, Counts, Email, Icao, Metric, Notify, Thresholds};
 
-pub(crate) use interests::{Change, Evaluation, Saved};
-pub(crate) use queries::{Cursor, FlightQuery, SeenFlight};
+pub(crate) use interests::{Evaluation, Saved, Wanted};
+pub(crate) use queries::{Cursor, Day, FlightQuery, SeenFlight};
 pub(crate) use windows::{Announcer, Claim, Fetched, Stored};
 
 use crate::window::Window;

@@ -139,6 +139,17 @@ impl Store {
         row.map(claim).transpose()
     }
 
+    /// Gives back whatever `holder` has claimed.
+    pub(crate) async fn release_all(&self, holder: &str) -> sqlx::Result<()> {
+        on!(&self.0, |pool| {
+            sqlx::query("UPDATE airport_window SET claimed_until = 0 WHERE state = 'due' AND claimed_by = $1")
+                .bind(holder)
+                .execute(pool)
+                .await
+                .map(|_| ())
+        })
+    }
+
     /// Gives a claim back. With `retry_in` (seconds) the attempt counts and the next one waits so long.
     pub(crate) async fn release(&self, claim: &Claim, retry_in: Option<i64>) -> sqlx::Result<()> {
         let mut tx = self.0.begin().await?;

@@ -1,0 +1,185 @@
+//! The routes of the assignment, under the names that its Postman collections use: thin aliases, nothing of their own.
+
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::routing::{delete, get, post};
+use axum::{Extension, Router};
+use common::auth::Caller;
+use common::http::{Json, Problem, Query};
+use common::trace::Trace;
+use common::types::Email;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::State;
+use crate::api::{Average, Last};
+use crate::dto::{FlightView, InterestFields, InterestView, Page, Side};
+use crate::error::Error;
+use crate::store::FlightQuery;
+
+pub(crate) fn router() -> Router<State> {
+    Router::new()
+        .route("/subscribeInterest", post(subscribe))
+        .route("/removeInterest", delete(remove))
+        .route("/modifieTreshold", post(modify))
+        .route("/modifyTreshold", post(modify))
+        .route("/flights/info", get(info))
+        .route("/flights/last", get(last))
+        .route("/flights/average", get(average))
+}
+
+/// One code or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Codes {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Codes {
+    /// Upper-cased, each once, in their order.
+    fn distinct(self) -> Vec<String> {
+        let codes = match self {
+            Codes::One(code) => vec![code],
+            Codes::Several(codes) => codes,
+        };
+        let mut distinct = Vec::new();
+        for code in codes.into_iter().map(|code| code.trim().to_uppercase()) {
+            if !distinct.contains(&code) {
+                distinct.push(code);
+            }
+        }
+        distinct
+    }
+}
+
+#[derive(Deserialize)]
+struct Subscription {
+    email: Option<Email>,
+    interessi: Codes,
+    #[serde(flatten)]
+    fields: InterestFields,
+}
+
+/// What became of one airport of a list.
+fn outcome(airport: &str, done: Result<Value, Error>) -> Value {
+    match done {
+        Ok(done) => done,
+        Err(error) => {
+            let problem = Problem::from(error);
+            let mut failed = problem.body(None);
+            failed["airport"] = airport.into();
+            failed
+        }
+    }
+}
+
+async fn subscribe(
+    Shared(state): Shared<State>,
+    Extension(trace): Extension<Trace>,
+    caller: Caller,
+    Json(wanted): Json<Subscription>,
+) -> Result<Json<Value>, Problem> {
+    caller.must_be(wanted.email.as_ref())?;
+    let mut results = Vec::new();
+    for code in wanted.interessi.distinct() {
+        let saved = async {
+            let airport = state.airport(&code)?.icao;
+            let saved = state.save(&caller.0, airport, &wanted.fields, false, &trace).await?;
+            let status = if saved.is_new { StatusCode::CREATED } else { StatusCode::OK };
+            let (low, high) = (saved.interest.thresholds.low(), saved.interest.thresholds.high());
+            Ok(json!({"airport": airport, "status": status.as_u16(), "low_value": low, "high_value": high}))
+        };
+        results.push(outcome(&code, saved.await));
+    }
+    Ok(Json(json!({ "results": results })))
+}
+
+#[derive(Deserialize)]
+struct Removal {
+    email: Option<Email>,
+    interessi: Codes,
+}
+
+async fn remove(
+    Shared(state): Shared<State>,
+    caller: Caller,
+    Json(removal): Json<Removal>,
+) -> Result<Json<Value>, Problem> {
+    caller.must_be(removal.email.as_ref())?;
+    let mut results = Vec::new();
+    for code in removal.interessi.distinct() {
+        let removed = async {
+            let airport = code.parse().map_err(Error::Invalid)?;
+            match state.store.remove_interest(caller.0.sub, airport).await? {
+                true => Ok(json!({"airport": airport, "status": StatusCode::OK.as_u16()})),
+                false => Err(Error::NoInterest(airport)),
+            }
+        };
+        results.push(outcome(&code, removed.await));
+    }
+    Ok(Json(json!({ "results": results })))
+}
+
+#[derive(Deserialize)]
+struct Modification {
+    email: Option<Email>,
+    icao: String,
+    #[serde(flatten)]
+    fields: InterestFields,
+}
+
+async fn modify(
+    Shared(state): Shared<State>,
+    Extension(trace): Extension<Trace>,
+    caller: Caller,
+    Json(change): Json<Modification>,
+) -> Result<Json<InterestView>, Problem> {
+    caller.must_be(change.email.as_ref())?;
+    if change.fields.low_value.is_none() && change.fields.high_value.is_none() {
+        return Err(Problem::invalid("low_value, high_value or both must be there"));
+    }
+    let airport = state.airport(&change.icao)?.icao;
+    let saved = state.save(&caller.0, airport, &change.fields, true, &trace).await?;
+    Ok(Json(state.view(saved.interest).await?))
+}
+
+#[derive(Deserialize)]
+struct Info {
+    icao: String,
+}
+
+async fn info(
+    Shared(state): Shared<State>,
+    _: Caller,
+    Query(info): Query<Info>,
+) -> Result<Json<Page<FlightView>>, Error> {
+    let airport = state.airport(&info.icao)?.icao;
+    let query = FlightQuery { airport, direction: None, from: i64::MIN, to: i64::MAX, after: None, limit: 100 };
+    let found = state.store.flights(&query).await?;
+    Ok(Json(Page::whole(found.into_iter().map(FlightView::from).collect())))
+}
+
+#[derive(Deserialize)]
+struct Which {
+    airport: String,
+    #[serde(rename = "type", default)]
+    side: Side,
+    days: Option<i64>,
+}
+
+async fn last(
+    Shared(state): Shared<State>,
+    _: Caller,
+    Query(which): Query<Which>,
+) -> Result<Json<Last>, Error> {
+    state.last(&which.airport, which.side).await.map(Json)
+}
+
+async fn average(
+    Shared(state): Shared<State>,
+    _: Caller,
+    Query(which): Query<Which>,
+) -> Result<Json<Average>, Error> {
+    state.average(&which.airport, which.days.unwrap_or(7), which.side).await.map(Json)
+}

@@ -1,0 +1,101 @@
+//! Options of notifier_system.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use common::bus::BusArgs;
+use common::service::{DatabaseArgs, NodeArgs, StartError, secret};
+use lettre::message::Mailbox;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::mailer::{MailUrl, Security};
+
+/// Options of notifier_system.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, env = "ADMIN_LISTEN", default_value = "0.0.0.0:9904")]
+    pub admin_listen: String,
+    /// Where people reach the gateway: the base of links in mails
+    #[arg(long, env = "PUBLIC_URL", default_value = "https://localhost:8443")]
+    pub public_url: Url,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub node: NodeArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub bus: BusArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub mail: MailArgs,
+}
+
+/// How mails leave.
+#[derive(Args, Clone, Debug, Default)]
+pub struct MailArgs {
+    /// smtp://user:password@host:587 (STARTTLS), smtps://… or file:FOLDER; unset: Gmail if its two variables are set,
+    /// else the folder "mail". `?tls=none` allows a plain connection; to this machine it is allowed anyway
+    #[arg(long, env = "MAIL_URL", hide_env_values = true)]
+    pub mail_url: Option<SecretString>,
+    /// A file that holds MAIL_URL
+    #[arg(long, env = "MAIL_URL_FILE")]
+    pub mail_url_file: Option<PathBuf>,
+    /// Sender; unset: GMAIL_USER, else the user of MAIL_URL if it is an address, else vedetta@localhost
+    #[arg(long, env = "MAIL_FROM")]
+    pub mail_from: Option<String>,
+    /// A Gmail address to send from
+    #[arg(long, env = "GMAIL_USER")]
+    pub gmail_user: Option<String>,
+    /// The app password of that address
+    #[arg(long, env = "GMAIL_APP_PASSWORD", hide_env_values = true)]
+    pub gmail_app_password: Option<SecretString>,
+    /// A file that holds the app password
+    #[arg(long, env = "GMAIL_APP_PASSWORD_FILE")]
+    pub gmail_app_password_file: Option<PathBuf>,
+}
+
+impl MailArgs {
+    /// Where mails go.
+    pub(crate) fn url(&self) -> Result<MailUrl, StartError> {
+        let url = secret("MAIL_URL", self.mail_url.as_ref(), self.mail_url_file.as_deref())?;
+        if let Some(url) = url {
+            // The value may hold a password, so it is not repeated.
+            return MailUrl::parse(url.expose_secret()).map_err(|why| StartError::new(format!("MAIL_URL: {why}")));
+        }
+        let password = secret(
+            "GMAIL_APP_PASSWORD",
+            self.gmail_app_password.as_ref(),
+            self.gmail_app_password_file.as_deref(),
+        )?;
+        match (self.gmail_user(), password) {
+            (Some(user), Some(password)) => Ok(MailUrl::Smtp {
+                host: "smtp.gmail.com".to_owned(),
+                port: 587,
+                security: Security::StartTls,
+                login: Some((user, password)),
+            }),
+            (None, None) => Ok(MailUrl::Folder(PathBuf::from("mail"))),
+            (Some(_), None) => Err(StartError::new("GMAIL_APP_PASSWORD is needed beside GMAIL_USER")),
+            (None, Some(_)) => Err(StartError::new("GMAIL_USER is needed beside GMAIL_APP_PASSWORD")),
+        }
+    }
+
+    fn gmail_user(&self) -> Option<String> {
+        self.gmail_user.clone().filter(|user| !user.trim().is_empty())
+    }
+
+    /// The sender.
+    pub(crate) fn from(&self, url: &MailUrl) -> Result<Mailbox, StartError> {
+        let given = self.mail_from.clone().filter(|from| !from.trim().is_empty());
+        let user = match url {
+            MailUrl::Smtp { login: Some((user, _)), .. } if user.contains('@') => Some(user.clone()),
+            _ => None,
+        };
+        let from = given.or(self.gmail_user()).or(user).unwrap_or_else(|| "Vedetta <vedetta@localhost>".to_owned());
+        from.parse().map_err(|_| StartError::new("MAIL_FROM must be an address, or Name <address>"))
+    }
+}
