@@ -122,7 +122,8 @@ impl Signer {
 
     /// From a private key in PKCS#8 DER.
     pub fn from_pkcs8(kid: &str, der: &[u8]) -> anyhow::Result<Signer> {
-        let pair = Ed25519KeyPair::from_pkcs8(der).map_err(|_| anyhow::anyhow!("signing key {kid} is unreadable"))?;
+        let pair = Ed25519KeyPair::from_pkcs8(der)
+            .map_err(|_| anyhow::anyhow!("signing key {kid} is unreadable"))?;
         let public = PublicKey {
             kid: kid.to_owned(),
             kty: "OKP".to_owned(),
@@ -198,7 +199,8 @@ impl Verifier {
     /// What a token says, if it is ours, in time and not revoked. The algorithm is the key's, never the token's.
     pub fn verify(&self, token: &str) -> Result<Claims, Error> {
         let loaded = self.0.loaded.load();
-        let loaded = loaded.as_ref().filter(|loaded| loaded.at.elapsed() < STALE).ok_or(Error::Unavailable)?;
+        let loaded =
+            loaded.as_ref().filter(|loaded| loaded.at.elapsed() < STALE).ok_or(Error::Unavailable)?;
         let header = jsonwebtoken::decode_header(token).map_err(|_| Error::Invalid("malformed"))?;
         let key = header.kid.as_ref().and_then(|kid| loaded.keys.get(kid)).ok_or_else(|| {
             self.0.unknown_key.notify_one();

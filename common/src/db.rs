@@ -69,7 +69,8 @@ pub async fn open(url: &SecretString, migrations: &Migrator) -> anyhow::Result<D
 
 fn connect(url: &str) -> Result<Db, StartError> {
     // What the parsers say may hold the password, so it is not repeated.
-    let invalid = || StartError::new("DATABASE_URL must be postgres://user:password@host/name or sqlite:PATH");
+    let invalid =
+        || StartError::new("DATABASE_URL must be postgres://user:password@host/name or sqlite:PATH");
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let options = PgConnectOptions::from_str(url).map_err(|_| invalid())?;
         let options = options.options([("statement_timeout", "30s"), ("lock_timeout", "10s")]);

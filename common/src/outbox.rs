@@ -37,7 +37,13 @@ pub struct Place {
 }
 
 /// Puts a message into the outbox, in the transaction that makes it true. `now` is in Unix seconds.
-pub async fn put<M: Message>(tx: &mut Tx, message: &M, place: &Place, trace: &Trace, now: i64) -> anyhow::Result<()> {
+pub async fn put<M: Message>(
+    tx: &mut Tx,
+    message: &M,
+    place: &Place,
+    trace: &Trace,
+    now: i64,
+) -> anyhow::Result<()> {
     let payload = serde_json::to_string(message)?;
     let headers = serde_json::to_string(&trace.headers())?;
     on!(tx, |tx| {
@@ -114,7 +120,9 @@ impl Relay {
             };
             if prune_due.elapsed() > Duration::ZERO {
                 prune_due += Duration::from_secs(3600);
-                self.prune().await.unwrap_or_else(|error| tracing::warn!(%error, "the outbox was not pruned"));
+                self.prune()
+                    .await
+                    .unwrap_or_else(|error| tracing::warn!(%error, "the outbox was not pruned"));
             }
             if !pause.is_zero() {
                 tokio::select! {
@@ -157,7 +165,9 @@ impl Relay {
         self.mark(&acknowledged).await?;
         self.published.inc_by(acknowledged.len() as u64);
         let left: i64 = on!(&self.db, |pool| {
-            sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE published_at IS NULL").fetch_one(pool).await?
+            sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE published_at IS NULL")
+                .fetch_one(pool)
+                .await?
         });
         self.waiting.set(left);
         failed.map_or(Ok(acknowledged.len()), |error| Err(error.into()))

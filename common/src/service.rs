@@ -80,7 +80,11 @@ struct Cli<C: Args> {
 
 /// The body of every service's `main`: reads the options, starts logging, runs until SIGTERM or Ctrl-C, and turns
 /// the outcome into an exit code: 0 stopped, 1 failed, 2 a wrong option.
-pub fn main<C, F>(name: &'static str, about: &'static str, run: impl FnOnce(C, CancellationToken) -> F) -> ExitCode
+pub fn main<C, F>(
+    name: &'static str,
+    about: &'static str,
+    run: impl FnOnce(C, CancellationToken) -> F,
+) -> ExitCode
 where
     C: Args,
     F: Future<Output = anyhow::Result<()>>,
@@ -121,7 +125,7 @@ where
     runtime.shutdown_timeout(Duration::from_millis(200));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<StartError>() => complain(name, &error.to_string(), 2),
+        Err(error) if error.is::<StartError>() => complain(name, &format!("{error:#}"), 2),
         Err(error) => complain(name, &format!("{error:#}"), 1),
     }
 }
@@ -133,7 +137,8 @@ async fn grace_over(token: CancellationToken, grace: Duration) {
 
 /// The first SIGTERM or SIGINT asks for a stop; a second one ends the process at once.
 async fn cancel_on_signal(token: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return tracing::error!("signals cannot be received");
     };
     let mut stop = async || {
@@ -193,7 +198,9 @@ pub fn secret(
         (Some(_), Some(_)) => Err(StartError::new(format!("{name} and {name}_FILE are both set; set one"))),
         (Some(value), None) => Ok(Some(value.clone())),
         (None, Some(file)) => match std::fs::read_to_string(file) {
-            Ok(text) if text.trim().is_empty() => Err(StartError::new(format!("{name}_FILE: the file is empty"))),
+            Ok(text) if text.trim().is_empty() => {
+                Err(StartError::new(format!("{name}_FILE: the file is empty")))
+            }
             Ok(text) => Ok(Some(text.trim().to_owned().into())),
             Err(error) => Err(StartError::new(format!("{name}_FILE: {}: {error}", file.display()))),
         },
@@ -219,7 +226,10 @@ impl Tasks {
     }
 
     /// Starts a task.
-    pub fn spawn<E: Into<anyhow::Error>>(&mut self, task: impl Future<Output = Result<(), E>> + Send + 'static) {
+    pub fn spawn<E: Into<anyhow::Error>>(
+        &mut self,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
         self.set.spawn(async { task.await.map_err(Into::into) });
     }
 
@@ -273,11 +283,19 @@ pub struct DatabaseArgs {
 }
 
 impl DatabaseArgs {
+    /// A SQLite file.
+    pub fn file(path: &Path) -> DatabaseArgs {
+        DatabaseArgs {
+            database_url: Some(format!("sqlite:{}", path.display()).into()),
+            database_url_file: None,
+        }
+    }
+
     /// The URL, from either.
     pub fn url(&self) -> Result<SecretString, StartError> {
-        secret("DATABASE_URL", self.database_url.as_ref(), self.database_url_file.as_deref())?.ok_or_else(|| {
-            StartError::new("DATABASE_URL is needed: postgres://user:password@host/name or sqlite:FILE")
-        })
+        secret("DATABASE_URL", self.database_url.as_ref(), self.database_url_file.as_deref())?.ok_or_else(
+            || StartError::new("DATABASE_URL is needed: postgres://user:password@host/name or sqlite:FILE"),
+        )
     }
 }
 

@@ -36,7 +36,10 @@ pub async fn postgres(suite: &str) -> Option<SecretString> {
         panic!("TEST_DATABASE_URL must be postgres://…")
     };
     let create = format!("CREATE DATABASE {name}");
-    sqlx::query(sqlx::AssertSqlSafe(create)).execute(&pool).await.expect("TEST_DATABASE_URL: no database can be made");
+    sqlx::query(sqlx::AssertSqlSafe(create))
+        .execute(&pool)
+        .await
+        .expect("TEST_DATABASE_URL: no database can be made");
     pool.close().await;
     let mut url = url::Url::parse(&server).expect("TEST_DATABASE_URL is a URL");
     url.set_path(&name);
@@ -61,8 +64,10 @@ fn server(variable: &str, suite: &str, what: &str) -> Option<String> {
     if found.is_none()
         && let Ok(log) = std::env::var("SKIP_LOG")
     {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("SKIP_LOG is writable");
-        writeln!(file, "SKIPPED {suite}: {what} is not to be had ({variable} is unset)").expect("SKIP_LOG is writable");
+        let mut file =
+            std::fs::OpenOptions::new().create(true).append(true).open(log).expect("SKIP_LOG is writable");
+        writeln!(file, "SKIPPED {suite}: {what} is not to be had ({variable} is unset)")
+            .expect("SKIP_LOG is writable");
     }
     found
 }

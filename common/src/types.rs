@@ -62,12 +62,15 @@ impl FromStr for Email {
     fn from_str(text: &str) -> Result<Email, Invalid> {
         let refuse = |why: &str| Err(Invalid(format!("email {why}")));
         let text = text.trim();
-        let Some((local, domain)) = text.rsplit_once('@') else { return refuse("must look like name@domain") };
+        let Some((local, domain)) = text.rsplit_once('@') else {
+            return refuse("must look like name@domain");
+        };
         if local.is_empty() || local.len() > 64 {
             return refuse("must have 1 to 64 characters before the @");
         }
         let atom = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
-        if !local.chars().all(atom) || local.starts_with('.') || local.ends_with('.') || local.contains("..") {
+        if !local.chars().all(atom) || local.starts_with('.') || local.ends_with('.') || local.contains("..")
+        {
             return refuse("has a character that is not allowed before the @");
         }
         let Ok(domain) = idna::domain_to_ascii_strict(domain) else { return refuse("has an invalid domain") };
@@ -113,7 +116,9 @@ impl FromStr for Icao {
     fn from_str(text: &str) -> Result<Icao, Invalid> {
         let text = text.trim();
         match <[u8; 4]>::try_from(text.as_bytes()) {
-            Ok(code) if code.iter().all(u8::is_ascii_alphanumeric) => Ok(Icao(code.map(|b| b.to_ascii_uppercase()))),
+            Ok(code) if code.iter().all(u8::is_ascii_alphanumeric) => {
+                Ok(Icao(code.map(|b| b.to_ascii_uppercase())))
+            }
             _ => {
                 let shown: String = text.chars().take(12).collect();
                 Err(Invalid(format!("'{shown}' is not an ICAO code: four letters or digits, like KJFK")))
@@ -304,9 +309,21 @@ mod tests {
     #[test]
     fn addresses_that_could_break_a_mail_are_refused() {
         let long = format!("{}@example.com", "a".repeat(65));
-        for bad in ["", "ada", "@example.com", "ada@", "ada@example", "a b@example.com", "ada@exa mple.com",
-            "ada\r\nBcc: x@example.com", ".ada@example.com", "a..b@example.com", "ada@-.com", "ada@a..com", &long]
-        {
+        for bad in [
+            "",
+            "ada",
+            "@example.com",
+            "ada@",
+            "ada@example",
+            "a b@example.com",
+            "ada@exa mple.com",
+            "ada\r\nBcc: x@example.com",
+            ".ada@example.com",
+            "a..b@example.com",
+            "ada@-.com",
+            "ada@a..com",
+            &long,
+        ] {
             assert!(bad.parse::<Email>().is_err(), "{bad:?} was taken");
         }
     }

@@ -5,6 +5,9 @@
 CREATE TABLE account (
     account TEXT PRIMARY KEY,
     forgotten_at BIGINT,
+    -- Counts the changes of the account's interests. It goes on when an interest ends and is made again, so that no two
+    -- messages have the same name.
+    revision BIGINT NOT NULL DEFAULT 0,
     collect_asked_at BIGINT NOT NULL DEFAULT 0
 );
 
@@ -16,7 +19,7 @@ CREATE TABLE user_interest (
     high_value BIGINT,
     metric TEXT NOT NULL,
     notify TEXT NOT NULL,
-    -- Counts the changes.
+    -- The account's revision at the last change.
     revision BIGINT NOT NULL,
     -- The first window this interest is evaluated on: the latest closed one when it was made or changed.
     evaluate_from BIGINT NOT NULL,

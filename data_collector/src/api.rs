@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 
 use crate::State;
 use crate::airports::Airport;
-use crate::circuit_breaker::State as BreakerState;
 use crate::dto::{DayView, FlightView, InterestFields, InterestView, Page, Side, Time, WindowView};
 use crate::error::Error;
 use crate::store::{Cursor, Evaluation, FlightQuery, Interest, Saved, Wanted};
@@ -390,12 +389,7 @@ impl State {
 }
 
 async fn status(Shared(state): Shared<State>, Caller(claims): Caller) -> Result<Json<Value>, Error> {
-    let breaker = match state.breaker.state() {
-        BreakerState::Closed { .. } => "closed",
-        BreakerState::Open { .. } => "open",
-        BreakerState::HalfOpen { .. } => "half_open",
-    };
-    let mut breaker = json!({"state": breaker, "counters": state.breaker.counters()});
+    let mut breaker = json!({"state": state.breaker.state().name(), "counters": state.breaker.counters()});
     if let Some(until) = state.breaker.refuses_until(std::time::Instant::now()) {
         breaker["trial_in_s"] = until.saturating_duration_since(std::time::Instant::now()).as_secs().into();
     }

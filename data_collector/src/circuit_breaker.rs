@@ -31,6 +31,17 @@ pub(crate) enum State {
     HalfOpen { successes: u32, trial_out: bool },
 }
 
+impl State {
+    /// The name in /status and in the log.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            State::Closed { .. } => "closed",
+            State::Open { .. } => "open",
+            State::HalfOpen { .. } => "half_open",
+        }
+    }
+}
+
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {

@@ -134,7 +134,10 @@ impl Collector {
         let mut pause = Pause::Idle;
         while !token.is_cancelled() {
             if self.clock.now() >= next_cycle {
-                self.plan().await;
+                if !self.plan().await {
+                    token.run_until_cancelled(tokio::time::sleep(LOOK)).await;
+                    continue;
+                }
                 next_cycle = self.clock.now() + every;
                 self.progress.next_cycle.store(next_cycle, Ordering::Relaxed);
             }
@@ -160,18 +163,20 @@ impl Collector {
         Ok(())
     }
 
-    /// Begins a cycle: what has closed becomes due, what is too old goes.
-    async fn plan(&self) {
+    /// Begins a cycle: what has closed becomes due, what is too old goes. `false` if the database did not let it.
+    async fn plan(&self) -> bool {
         let now = self.clock.now();
         let planned = async {
             self.store.plan_all(self.grid, now, &Trace::start()).await?;
             self.store.prune_flights(now - seconds(self.collect.flight_retention)).await?;
             anyhow::Ok(())
         };
-        match planned.await {
+        let planned = planned.await;
+        match &planned {
             Ok(()) => self.progress.last_cycle.store(now, Ordering::Relaxed),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the windows could not be planned"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the windows could not be planned; trying again"),
         }
+        planned.is_ok()
     }
 
     /// Collects due windows, one call at a time, until there are none or none can be fetched.
@@ -193,12 +198,32 @@ impl Collector {
                 return Ok(Pause::Idle);
             }
             let span = tracing::info_span!("window", request_id = %claim.trace.request_id);
+            let before = self.breaker.state();
             let done = self.collect(opensky, &claim, day, token).instrument(span).await?;
+            self.tell_transition(before).await?;
             if let Some(pause) = done {
                 return Ok(pause);
             }
         }
         Ok(Pause::Idle)
+    }
+
+    /// Logs what a call did to the breaker. When it closes, OpenSky is back: what has failed need not wait any longer.
+    async fn tell_transition(&self, before: State) -> anyhow::Result<()> {
+        match (before, self.breaker.state()) {
+            (State::Closed { .. } | State::HalfOpen { .. }, State::Open { .. }) => {
+                tracing::warn!("the circuit breaker opens: OpenSky is left alone for a while");
+            }
+            (State::Open { .. } | State::HalfOpen { .. }, State::Closed { .. }) => {
+                tracing::info!("the circuit breaker closes: OpenSky answers again");
+                self.store.hurry_all().await?;
+            }
+            (State::Open { .. }, State::Open { .. }) => {
+                tracing::warn!("the trial failed: the circuit breaker stays open");
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Fetches and stores one window; says whether to pause afterwards.
@@ -222,14 +247,17 @@ impl Collector {
                 self.keep(claim, &fetched).await?;
                 Ok(None)
             }
-            Err(error) => self.failed(claim, error).await,
+            Err(error) => {
+                self.store.return_credits(day, WINDOW_CREDITS).await?;
+                self.failed(claim, error).await
+            }
         }
     }
 
     /// Stores a window, unless it is too early to believe that there were no flights.
     async fn keep(&self, claim: &Claim, fetched: &Fetched) -> anyhow::Result<()> {
         let (counts, now) = (fetched.counts(), self.clock.now());
-        let settled_at = claim.window.end + seconds(self.collect.collect_settle);
+        let settled_at = claim.window.end.saturating_add(seconds(self.collect.collect_settle));
         if (counts.arrivals == 0 || counts.departures == 0) && now < settled_at {
             tracing::info!(airport = %claim.airport, day = date(claim.window.begin), "no flights yet; asked again later");
             return Ok(self.store.leave_provisional(claim, settled_at).await?);
@@ -271,7 +299,7 @@ impl Collector {
             OpenSkyError::Fault(..) => {
                 self.meters.failed.inc();
                 let now = self.clock.now();
-                if now > claim.window.end + seconds(self.collect.collect_give_up) {
+                if now > claim.window.end.saturating_add(seconds(self.collect.collect_give_up)) {
                     tracing::error!(airport = %claim.airport, day = date(claim.window.begin), %error, "given up");
                     self.store.give_up(claim, &self.announcer, now).await?;
                     self.outbox.notify_one();
@@ -282,7 +310,9 @@ impl Collector {
                     );
                     self.store.release(claim, Some(wait)).await?;
                 }
-                Ok(None)
+                // A trial that failed in a way that does not count leaves the breaker half open: the next one waits.
+                let half_open = matches!(self.breaker.state(), State::HalfOpen { .. });
+                Ok(half_open.then(|| Pause::Until(Instant::now() + RETRY.0)))
             }
         }
     }

@@ -10,6 +10,7 @@ use common::clock::DAY;
 use common::service::{DatabaseArgs, NodeArgs, StartError, secret};
 use common::types::Thresholds;
 use humantime::parse_duration;
+use reqwest::Url;
 use secrecy::SecretString;
 
 use crate::circuit_breaker::Settings;
@@ -53,11 +54,25 @@ pub struct Config {
     #[arg(long, env = "DEFAULT_HIGH_VALUE", default_value_t = 200)]
     pub default_high_value: i64,
     /// Interests an account may have
-    #[arg(long, env = "MAX_INTERESTS", default_value_t = 50)]
+    #[arg(long, env = "MAX_INTERESTS", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
     pub max_interests: i64,
 }
 
 impl Config {
+    /// Checks the addresses of others.
+    pub(crate) fn check_urls(&self) -> Result<(), StartError> {
+        let OpenSkyArgs { opensky_api_url, opensky_token_url, .. } = &self.opensky;
+        for (option, text) in [
+            ("KEY_FEED_URL", &self.key_feed_url),
+            ("OPENSKY_API_URL", opensky_api_url),
+            ("OPENSKY_TOKEN_URL", opensky_token_url),
+        ] {
+            let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+            url.ok_or_else(|| StartError::new(format!("{option}: '{text}' is not http://… or https://…")))?;
+        }
+        Ok(())
+    }
+
     /// The thresholds of an interest that names none.
     pub(crate) fn default_thresholds(&self) -> Result<Thresholds, StartError> {
         Thresholds::new(Some(self.default_low_value), Some(self.default_high_value))

@@ -86,6 +86,7 @@ pub struct App {
 impl App {
     /// Opens the database and the bus, reads the catalogue, and binds the ports.
     pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
+        config.check_urls()?;
         let credentials = config.opensky.credentials()?;
         let defaults = config.default_thresholds()?;
         let database_url = config.database.url()?;

@@ -7,7 +7,7 @@ use axum::{Extension, Router};
 use common::auth::Caller;
 use common::http::{Json, Problem, Query};
 use common::trace::Trace;
-use common::types::Email;
+use common::types::{Email, Invalid};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,6 +28,9 @@ pub(crate) fn router() -> Router<State> {
         .route("/flights/average", get(average))
 }
 
+/// Codes a request may name: each one that is wrong is compared with the whole catalogue.
+const MOST_CODES: usize = 100;
+
 /// One code or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -38,18 +41,21 @@ enum Codes {
 
 impl Codes {
     /// Upper-cased, each once, in their order.
-    fn distinct(self) -> Vec<String> {
+    fn distinct(self) -> Result<Vec<String>, Invalid> {
         let codes = match self {
             Codes::One(code) => vec![code],
             Codes::Several(codes) => codes,
         };
+        if codes.len() > MOST_CODES {
+            return Err(Invalid(format!("interessi may name {MOST_CODES} airports at a time")));
+        }
         let mut distinct = Vec::new();
         for code in codes.into_iter().map(|code| code.trim().to_uppercase()) {
             if !distinct.contains(&code) {
                 distinct.push(code);
             }
         }
-        distinct
+        Ok(distinct)
     }
 }
 
@@ -82,7 +88,7 @@ async fn subscribe(
 ) -> Result<Json<Value>, Problem> {
     caller.must_be(wanted.email.as_ref())?;
     let mut results = Vec::new();
-    for code in wanted.interessi.distinct() {
+    for code in wanted.interessi.distinct().map_err(Error::Invalid)? {
         let saved = async {
             let airport = state.airport(&code)?.icao;
             let saved = state.save(&caller.0, airport, &wanted.fields, false, &trace).await?;
@@ -108,7 +114,7 @@ async fn remove(
 ) -> Result<Json<Value>, Problem> {
     caller.must_be(removal.email.as_ref())?;
     let mut results = Vec::new();
-    for code in removal.interessi.distinct() {
+    for code in removal.interessi.distinct().map_err(Error::Invalid)? {
         let removed = async {
             let airport = code.parse().map_err(Error::Invalid)?;
             match state.store.remove_interest(caller.0.sub, airport).await? {

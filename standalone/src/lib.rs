@@ -1,1 +1,319 @@
-//! standalone
+//! All of Vedetta in one process: the five services and, without OpenSky credentials, the replay of recorded flights.
+//! It only builds the Apps and hands them what they share.
+
+mod config;
+mod lapse;
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use common::bus::{Bus, BusArgs, Log};
+use common::clock::Clock;
+use common::service::{DatabaseArgs, NodeArgs, Parts, StartError, Tasks, lock};
+use gateway::gen_cert;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+pub use config::Config;
+pub use lapse::Lapse;
+
+use crate::lapse::FlightTime;
+
+/// Where a service of this process listens: nobody else needs to know.
+const ANY_PORT: &str = "127.0.0.1:0";
+/// What mails and the start say of the recorded flights.
+const NOTE: &str = "These are recorded flights of April 2001, replayed as if they were today's.";
+/// How long the gateway may finish what it has in flight before the services stop too.
+const GATEWAY_DRAIN: Duration = Duration::from_secs(5);
+
+/// The system, ready to run.
+pub struct App {
+    gateway: gateway::App,
+    user_manager: user_manager::App,
+    data_collector: data_collector::App,
+    alert_system: alert_system::App,
+    notifier_system: notifier_system::App,
+    replay: Option<opensky_replay::App>,
+    log: Log,
+    flight_time: FlightTime,
+    facts: Facts,
+    _lock: File,
+}
+
+/// What the start tells the person who started it.
+struct Facts {
+    data_dir: PathBuf,
+    public_url: Url,
+    /// `None`: an SMTP server.
+    mail_folder: Option<PathBuf>,
+    lapse: Option<Lapse>,
+    new_certificate: bool,
+}
+
+impl App {
+    /// Makes what the data directory lacks, opens everything in it, and binds all ports.
+    pub async fn build(mut config: Config) -> anyhow::Result<App> {
+        let folder = config.data_dir.clone();
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| StartError::new(format!("DATA_DIR: {}: {error}", folder.display())))?;
+        let lock = lock(&folder.join("lock")).context("DATA_DIR")?;
+        let replays = lacks_credentials(&config);
+        if config.time_lapse.is_some() && !replays {
+            return Err(StartError::new("TIME_LAPSE: only recorded flights can run faster; unset OPENSKY_CLIENT_ID").into());
+        }
+        let flight_time = FlightTime::open(&folder, config.time_lapse)?;
+        let replay = if replays { Some(start_replay(&mut config, flight_time.clock.clone()).await?) } else { None };
+        let mail_folder = settle_mail(&mut config, &folder);
+        let log = Log::open(&folder.join("bus.db")).await?;
+        let parts = Parts {
+            clock: Clock::System,
+            flight_clock: flight_time.clock.clone(),
+            bus: Some(Bus::Embedded(log.clone())),
+        };
+        let user_manager = user_manager::App::build(user_manager_config(&config), parts.clone()).await?;
+        let key_feed_url = format!("http://{}/keys", user_manager.admin_addr());
+        let data_collector =
+            data_collector::App::build(data_collector_config(&config, key_feed_url), parts.clone()).await?;
+        let (tls, new_certificate) = certificate(&folder.join("tls"))?;
+        let gateway = gateway_config(&config, tls, &user_manager, &data_collector)?;
+        let gateway = gateway::App::build(gateway, parts.clone()).await?;
+        let public_url = public_url(&config, gateway.addr())?;
+        let note = replays.then(|| NOTE.to_owned());
+        let alert_system =
+            alert_system::App::build(alert_system_config(&config, &public_url, note), parts.clone()).await?;
+        let notifier_system =
+            notifier_system::App::build(notifier_system_config(&config, &public_url), parts.clone()).await?;
+        Ok(App {
+            gateway,
+            user_manager,
+            data_collector,
+            alert_system,
+            notifier_system,
+            replay,
+            log,
+            flight_time,
+            facts: Facts { data_dir: folder, public_url, mail_folder, lapse: config.time_lapse, new_certificate },
+            _lock: lock,
+        })
+    }
+
+    /// Where the gateway listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.gateway.addr()
+    }
+
+    /// Where the replay listens, if it runs.
+    pub fn replay_addr(&self) -> Option<SocketAddr> {
+        self.replay.as_ref().map(opensky_replay::App::addr)
+    }
+
+    /// Says in a few lines what runs where.
+    #[expect(clippy::print_stdout, reason = "for the person who started it, apart from the log")]
+    pub fn introduce(&self) {
+        let Facts { data_dir, public_url, mail_folder, lapse, new_certificate } = &self.facts;
+        let certificate = if *new_certificate { "just made" } else { "from an earlier start" };
+        println!("Vedetta");
+        let public_url = public_url.as_str().trim_end_matches('/');
+        println!("  gateway   {public_url}  (self-signed certificate, {certificate}: use curl -k)");
+        match &self.replay {
+            Some(replay) => {
+                println!("  flights   recorded ones of April 2001, replayed as if they were today's (no OpenSky credentials)");
+                println!("  replay    http://{}  (its faults: /admin/faults)", replay.addr());
+            }
+            None => println!("  flights   OpenSky Network"),
+        }
+        if let Some(lapse) = lapse {
+            println!("  time      {lapse}; it is now {}", common::clock::rfc3339(self.flight_time.clock.now()));
+        }
+        match mail_folder {
+            Some(folder) => println!("  mails     {}/*.eml", folder.display()),
+            None => println!("  mails     by SMTP"),
+        }
+        let admin = [
+            ("gateway", self.gateway.admin_addr()),
+            ("user_manager", self.user_manager.admin_addr()),
+            ("data_collector", self.data_collector.admin_addr()),
+            ("alert_system", self.alert_system.addr()),
+            ("notifier_system", self.notifier_system.addr()),
+        ];
+        let ports: Vec<String> = admin.iter().map(|(name, addr)| format!("{name} {}", addr.port())).collect();
+        println!("  health    http://127.0.0.1:PORT/readyz, /metrics: {}", ports.join(", "));
+        println!("  data      {}  (Ctrl-C stops; the next start goes on from here)", data_dir.display());
+    }
+
+    /// Runs until cancelled: first the gateway finishes what it has in flight, then the services stop.
+    pub async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
+        let services = CancellationToken::new();
+        let mut tasks = Tasks::new(&services);
+        let inner = tasks.token();
+        tasks.spawn(self.user_manager.run(inner.clone()));
+        tasks.spawn(self.data_collector.run(inner.clone()));
+        tasks.spawn(self.alert_system.run(inner.clone()));
+        tasks.spawn(self.notifier_system.run(inner.clone()));
+        if let Some(replay) = self.replay {
+            tasks.spawn(replay.run(inner.clone()));
+        }
+        tasks.spawn(self.flight_time.keep(inner.clone()));
+        let log = self.log;
+        tasks.spawn_endless(async move { log.keep_pruned(inner).await });
+        let gateway = self.gateway;
+        let (stop, failed) = (token.clone(), tasks.token());
+        tasks.spawn(async move {
+            let serving = gateway.run(token);
+            let drained = async {
+                stop.cancelled().await;
+                tokio::time::sleep(GATEWAY_DRAIN).await;
+                Ok(())
+            };
+            let ended = tokio::select! {
+                ended = serving => ended,
+                cut = drained => cut,
+                // A service has failed; the others end with it.
+                () = failed.cancelled() => Ok(()),
+            };
+            services.cancel();
+            ended
+        });
+        tasks.join().await
+    }
+}
+
+/// Whether neither of OpenSky's credentials is given. One alone is data_collector's to refuse.
+fn lacks_credentials(config: &Config) -> bool {
+    let opensky = &config.opensky;
+    let id = opensky.opensky_client_id.as_ref().is_some_and(|id| !id.trim().is_empty());
+    !id && opensky.opensky_client_secret.is_none() && opensky.opensky_client_secret_file.is_none()
+}
+
+/// Starts the replay and points the collector to it. What it replays is complete, so nothing has to settle.
+async fn start_replay(config: &mut Config, clock: Clock) -> anyhow::Result<opensky_replay::App> {
+    let wanted = opensky_replay::Config { listen: config.replay_listen.clone(), ..opensky_replay::Config::default() };
+    let replay = opensky_replay::App::build(wanted, clock).await.context("REPLAY_LISTEN")?;
+    let opensky = &mut config.opensky;
+    opensky.opensky_api_url = format!("http://{}/api", replay.addr());
+    opensky.opensky_token_url = format!("http://{}/token", replay.addr());
+    opensky.opensky_client_id = Some("standalone".to_owned());
+    opensky.opensky_client_secret = Some("any".to_owned().into());
+    config.collect.collect_lag = Duration::ZERO;
+    config.collect.collect_settle = Duration::ZERO;
+    Ok(replay)
+}
+
+/// Without a mail server mails go to a folder of the data directory; says which.
+fn settle_mail(config: &mut Config, data_dir: &Path) -> Option<PathBuf> {
+    let mail = &mut config.mail;
+    let server = mail.mail_url.is_some()
+        || mail.mail_url_file.is_some()
+        || mail.gmail_user.as_ref().is_some_and(|user| !user.trim().is_empty())
+        || mail.gmail_app_password.is_some()
+        || mail.gmail_app_password_file.is_some();
+    if server {
+        return None;
+    }
+    let folder = data_dir.join("mail");
+    mail.mail_url = Some(format!("file:{}", folder.display()).into());
+    Some(folder)
+}
+
+/// The certificate in `folder`, made if there is none; says whether it was.
+fn certificate(folder: &Path) -> anyhow::Result<((PathBuf, PathBuf), bool)> {
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let missing = !cert.exists() && !key.exists();
+    if missing {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        gen_cert::generate(&gen_cert::Options::into_folder(folder), &Clock::System).context("a certificate")?;
+    }
+    Ok(((cert, key), missing))
+}
+
+fn endpoint(addr: SocketAddr) -> anyhow::Result<gateway::upstream::Endpoint> {
+    format!("http://{addr}").parse().map_err(|why| anyhow::anyhow!("{addr}: {why}"))
+}
+
+/// The address of the `place`th admin port.
+fn admin_listen(config: &Config, place: u16) -> String {
+    let port = if config.admin_port == 0 { 0 } else { config.admin_port + place };
+    format!("127.0.0.1:{port}")
+}
+
+fn node() -> NodeArgs {
+    NodeArgs { node: "standalone".to_owned() }
+}
+
+fn public_url(config: &Config, gateway: SocketAddr) -> anyhow::Result<Url> {
+    match &config.public_url {
+        Some(url) => Ok(url.clone()),
+        None => Ok(Url::parse(&format!("https://localhost:{}", gateway.port()))?),
+    }
+}
+
+fn gateway_config(
+    config: &Config,
+    (tls_cert, tls_key): (PathBuf, PathBuf),
+    user_manager: &user_manager::App,
+    data_collector: &data_collector::App,
+) -> anyhow::Result<gateway::Config> {
+    Ok(gateway::Config {
+        listen: config.listen.clone(),
+        tls_cert,
+        tls_key,
+        user_manager_url: vec![endpoint(user_manager.addr())?],
+        data_collector_url: vec![endpoint(data_collector.addr())?],
+        user_manager_admin_port: user_manager.admin_addr().port(),
+        admin_listen: admin_listen(config, 0),
+        auth: gateway::Auth::Required,
+        node: node().node,
+        max_connections: 10_000,
+    })
+}
+
+fn user_manager_config(config: &Config) -> user_manager::Config {
+    user_manager::Config {
+        listen: ANY_PORT.to_owned(),
+        admin_listen: admin_listen(config, 1),
+        node: node(),
+        database: DatabaseArgs::file(&config.data_dir.join("user.db")),
+        bus: BusArgs::default(),
+    }
+}
+
+fn data_collector_config(config: &Config, key_feed_url: String) -> data_collector::Config {
+    data_collector::Config {
+        listen: ANY_PORT.to_owned(),
+        admin_listen: admin_listen(config, 2),
+        key_feed_url,
+        node: node(),
+        database: DatabaseArgs::file(&config.data_dir.join("data.db")),
+        bus: BusArgs::default(),
+        opensky: config.opensky.clone(),
+        collect: config.collect.clone(),
+        breaker: config.breaker.clone(),
+        default_low_value: config.default_low_value,
+        default_high_value: config.default_high_value,
+        max_interests: config.max_interests,
+    }
+}
+
+fn alert_system_config(config: &Config, public_url: &Url, data_note: Option<String>) -> alert_system::Config {
+    alert_system::Config {
+        admin_listen: admin_listen(config, 3),
+        public_url: public_url.clone(),
+        data_note,
+        node: node(),
+        bus: BusArgs::default(),
+    }
+}
+
+fn notifier_system_config(config: &Config, public_url: &Url) -> notifier_system::Config {
+    notifier_system::Config {
+        admin_listen: admin_listen(config, 4),
+        public_url: public_url.clone(),
+        node: node(),
+        database: DatabaseArgs::file(&config.data_dir.join("notifier.db")),
+        bus: BusArgs::default(),
+        mail: config.mail.clone(),
+    }
+}

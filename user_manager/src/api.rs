@@ -110,11 +110,13 @@ async fn login(
     Shared(state): Shared<State>,
     Json(credentials): Json<Credentials>,
 ) -> Result<Json<Login>, Error> {
+    // Taken before the look: a token by a password that is changed meanwhile is one issued before the change.
+    let now = state.clock.now();
     let user = state.store.user_by_email(&credentials.email).await?;
     let stored = user.as_ref().map(|user| user.password_hash.clone());
     let matches = state.passwords.matches(&credentials.password, stored).await?;
     let user = user.filter(|_| matches).ok_or(Error::WrongCredentials)?;
-    let issued_at = state.clock.now().max(user.tokens_not_before);
+    let issued_at = now.max(user.tokens_not_before);
     let access_token = state.tokens.issue(user.account, &user.email, issued_at)?;
     Ok(Json(Login { access_token, token_type: "Bearer", expires_in: TOKEN_LIFETIME }))
 }
@@ -167,9 +169,9 @@ async fn change_password(
     if !state.passwords.matches(&change.current, Some(user.password_hash)).await? {
         return Err(Error::WrongCredentials);
     }
+    let hash = state.passwords.hash(&change.new).await?;
     let now = state.clock.now();
-    // Tokens of this very second end too; a login right after this one begins with the next.
-    state.store.change_password(claims.sub, &state.passwords.hash(&change.new).await?, now + 1).await?;
+    state.store.change_password(claims.sub, &hash, now).await?;
     state.tokens.refresh(&state.store, &state.verifier, now).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -95,35 +95,37 @@ impl Store {
     /// Deletes an account, ends its tokens, and tells the others through the outbox: all of it or nothing.
     pub(crate) async fn forget(&self, account: Account, trace: &Trace, now: i64) -> Result<(), Error> {
         let mut tx = self.0.begin().await?;
-        let email: Option<String> = on!(&mut tx, |tx| {
-            sqlx::query_scalar("DELETE FROM users WHERE account = $1 RETURNING email")
+        let deleted: Option<(String, i64)> = on!(&mut tx, |tx| {
+            sqlx::query_as("DELETE FROM users WHERE account = $1 RETURNING email, tokens_not_before")
                 .bind(account.to_string())
                 .fetch_optional(&mut **tx)
                 .await?
         });
-        let email: Email = email.ok_or(Error::NoAccount)?.parse()?;
-        revoke(&mut tx, account, now + 1).await?;
+        let (email, tokens_not_before) = deleted.ok_or(Error::NoAccount)?;
+        let email: Email = email.parse()?;
+        revoke(&mut tx, account, tokens_not_before.max(now) + 1).await?;
         let place = Place { window_begin: 0, part: "0".to_owned() };
         outbox::put(&mut tx, &UserForgotten { account, email }, &place, trace, now).await?;
         Ok(tx.commit().await?)
     }
 
-    /// Replaces the password and ends the tokens issued before `not_before`.
-    pub(crate) async fn change_password(&self, account: Account, hash: &str, not_before: i64) -> Result<(), Error> {
+    /// Replaces the password and ends the tokens issued up to now, those of this very second too: a login right after
+    /// this one begins with the next, and a change right after that ends its tokens as well.
+    pub(crate) async fn change_password(&self, account: Account, hash: &str, now: i64) -> Result<(), Error> {
         let mut tx = self.0.begin().await?;
-        let changed = on!(&mut tx, |tx| {
-            sqlx::query("UPDATE users SET password_hash = $1, tokens_not_before = $2 WHERE account = $3")
-                .bind(hash)
-                .bind(not_before)
-                .bind(account.to_string())
-                .execute(&mut **tx)
-                .await?
-                .rows_affected()
+        let not_before: Option<i64> = on!(&mut tx, |tx| {
+            sqlx::query_scalar(
+                "UPDATE users SET password_hash = $1, tokens_not_before = \
+                 CASE WHEN tokens_not_before > $2 THEN tokens_not_before ELSE $2 END + 1 \
+                 WHERE account = $3 RETURNING tokens_not_before",
+            )
+            .bind(hash)
+            .bind(now)
+            .bind(account.to_string())
+            .fetch_optional(&mut **tx)
+            .await?
         });
-        if changed == 0 {
-            return Err(Error::NoAccount);
-        }
-        revoke(&mut tx, account, not_before).await?;
+        revoke(&mut tx, account, not_before.ok_or(Error::NoAccount)?).await?;
         Ok(tx.commit().await?)
     }
 

@@ -67,7 +67,11 @@ impl Consumer {
             rejected: Counter::default(),
         };
         metrics.register("consumed_messages", "Messages handled", consumer.handled.clone());
-        metrics.register("retried_messages", "Attempts that failed and are repeated", consumer.retried.clone());
+        metrics.register(
+            "retried_messages",
+            "Attempts that failed and are repeated",
+            consumer.retried.clone(),
+        );
         metrics.register("dead_messages", "Messages put into the dead topic", consumer.rejected.clone());
         consumer
     }
@@ -135,7 +139,11 @@ impl Consumer {
             let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
             while !token.is_cancelled() {
                 let outcome = match parse::<M>(envelope) {
-                    Ok(message) => guarded(handle(Delivery { message, trace: trace.clone() })).await,
+                    Ok(message) => {
+                        let delivery = Delivery { message, trace: trace.clone() };
+                        // In a block of its own: `handle` may panic before it has made its future.
+                        guarded(async { handle(delivery).await }).await
+                    }
                     Err(reason) => Err(Failure::Reject(reason)),
                 };
                 let failed = match outcome {
@@ -177,14 +185,18 @@ fn parse<M: Message>(envelope: &Envelope) -> Result<M, String> {
     let record = &envelope.record;
     let mut message: M = serde_json::from_slice(&record.payload)
         .map_err(|error| format!("not a message of {}: {error}", record.topic))?;
-    let origin = Origin { topic: record.topic.clone(), partition: envelope.partition, offset: envelope.offset };
+    let origin =
+        Origin { topic: record.topic.clone(), partition: envelope.partition, offset: envelope.offset };
     message.adopt(&origin);
     Ok(message)
 }
 
 /// A panic concerns its message, not the others of the batch.
 async fn guarded(handling: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|_| Err(Failure::Reject("the handler panicked".into())))
+    AssertUnwindSafe(handling)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(Failure::Reject("the handler panicked".into())))
 }
 
 /// The places of a batch, grouped by key, in order within each.
@@ -223,7 +235,12 @@ mod tests {
         let envelope = |partition, offset| Envelope {
             partition,
             offset,
-            record: Record { topic: "t".into(), key: "k".into(), payload: vec![], headers: Trace::start().headers() },
+            record: Record {
+                topic: "t".into(),
+                key: "k".into(),
+                payload: vec![],
+                headers: Trace::start().headers(),
+            },
         };
         let batch = [envelope(0, 10), envelope(0, 11), envelope(1, 5), envelope(0, 12), envelope(1, 6)];
         let done = [true, false, true, true, true].map(AtomicBool::new);

@@ -95,7 +95,13 @@ impl Log {
         .fetch_one(&self.pool)
         .await?;
         let written = self.written.subscribe();
-        Ok(Reader { pool: self.pool.clone(), written, group: group.to_owned(), topic: topic.to_owned(), next })
+        Ok(Reader {
+            pool: self.pool.clone(),
+            written,
+            group: group.to_owned(),
+            topic: topic.to_owned(),
+            next,
+        })
     }
 
     /// Removes, now and every hour until cancelled, what is older than 30 days and read by all groups of its topic.

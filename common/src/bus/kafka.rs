@@ -209,7 +209,9 @@ async fn hand_over(
             FutureRecord::to(&record.topic).key(&record.key).payload(&record.payload).headers(headers);
         match producer.send_result(future_record) {
             Ok(delivery) => return Ok(delivery),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < deadline => {
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _))
+                if Instant::now() < deadline =>
+            {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err((error, _)) => return Err(error),
@@ -236,7 +238,9 @@ impl Reader {
 
     pub(super) async fn commit(&mut self, positions: &[Position]) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Commit { positions: positions.to_vec(), reply }).map_err(|_| Error::Stopped)?;
+        self.commands
+            .send(Command::Commit { positions: positions.to_vec(), reply })
+            .map_err(|_| Error::Stopped)?;
         Ok(answer.await.map_err(|_| Error::Stopped)??)
     }
 }
@@ -266,7 +270,9 @@ impl ConsumerContext for Callbacks {
         let mut state = self.0.state();
         state.paused = false;
         let Rebalance::Revoke(partitions) = rebalance else { return };
-        state.ready.retain(|envelope| partitions.find_partition(&envelope.record.topic, envelope.partition).is_none());
+        state.ready.retain(|envelope| {
+            partitions.find_partition(&envelope.record.topic, envelope.partition).is_none()
+        });
         let deadline = Instant::now() + HAND_BACK;
         while state.batch_out && !state.closed && Instant::now() < deadline {
             state.obey(consumer, Duration::from_millis(100));
@@ -360,7 +366,10 @@ fn commit(consumer: &BaseConsumer<Callbacks>, topic: &str, positions: &[Position
 fn envelope(message: &BorrowedMessage<'_>) -> Envelope {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers: Headers = message.headers().map_or_else(Headers::new, |headers| {
-        headers.iter().map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default())).collect()
+        headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default()))
+            .collect()
     });
     Envelope {
         partition: message.partition(),

@@ -44,15 +44,29 @@ pub struct BusArgs {
     pub bus_replicas: i32,
 }
 
+/// What the options are when none is given: no bus, for services that are handed one.
+impl Default for BusArgs {
+    fn default() -> BusArgs {
+        BusArgs {
+            bus_url: None,
+            kafka_bootstrap_servers: None,
+            bus_producer_opts: ClientOptions::default(),
+            bus_consumer_opts: ClientOptions::default(),
+            bus_partitions: 1,
+            bus_replicas: 1,
+        }
+    }
+}
+
 impl BusArgs {
     /// The configured bus, under either name.
     pub fn url(&self) -> Result<BusUrl, StartError> {
         match (&self.bus_url, &self.kafka_bootstrap_servers) {
             (Some(url), _) => Ok(url.clone()),
             (None, Some(servers)) => format!("kafka://{servers}").parse().map_err(StartError::new),
-            (None, None) => {
-                Err(StartError::new("BUS_URL is needed: kafka://host:port or log:FILE (or KAFKA_BOOTSTRAP_SERVERS)"))
-            }
+            (None, None) => Err(StartError::new(
+                "BUS_URL is needed: kafka://host:port or log:FILE (or KAFKA_BOOTSTRAP_SERVERS)",
+            )),
         }
     }
 }
@@ -71,7 +85,9 @@ impl FromStr for BusUrl {
 
     fn from_str(text: &str) -> Result<BusUrl, String> {
         let place = |server: &str| {
-            server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            server
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         };
         if let Some(file) = text.strip_prefix("log:").filter(|file| !file.is_empty()) {
             return Ok(BusUrl::Log(file.to_owned()));
@@ -92,10 +108,16 @@ impl FromStr for ClientOptions {
 
     fn from_str(text: &str) -> Result<ClientOptions, String> {
         let pair = |part: &str| match part.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+            Some((key, value)) if !key.trim().is_empty() => {
+                Ok((key.trim().to_owned(), value.trim().to_owned()))
+            }
             _ => Err(format!("'{part}' is not key=value")),
         };
-        text.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect::<Result<_, _>>().map(ClientOptions)
+        text.split(',')
+            .filter(|part| !part.trim().is_empty())
+            .map(pair)
+            .collect::<Result<_, _>>()
+            .map(ClientOptions)
     }
 }
 
@@ -203,10 +225,13 @@ impl Bus {
     /// Creates the topics that do not exist, each with its dead topic. Tries until it is done or cancelled: the broker
     /// may be away.
     pub async fn ensure_topics(&self, topics: &[&str], token: &CancellationToken) {
-        let all: Vec<String> = topics.iter().flat_map(|topic| [(*topic).to_owned(), dead_topic(topic)]).collect();
+        let all: Vec<String> =
+            topics.iter().flat_map(|topic| [(*topic).to_owned(), dead_topic(topic)]).collect();
         match self {
             // The embedded log's topics come into being with their first record.
-            Bus::Embedded(_) => tracing::debug!(?all, cancelled = token.is_cancelled(), "topics need no making"),
+            Bus::Embedded(_) => {
+                tracing::debug!(?all, cancelled = token.is_cancelled(), "topics need no making")
+            }
             #[cfg(feature = "kafka")]
             Bus::Kafka(kafka) => kafka.ensure_topics(&all, token).await,
         }

@@ -46,7 +46,9 @@ pub fn admin(admin: Admin) -> Router {
 async fn readyz(State(admin): State<Admin>) -> Response {
     match tokio::time::timeout(Duration::from_secs(2), (admin.ready)()).await {
         Ok(Ok(())) => "ready\n".into_response(),
-        Ok(Err(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")).into_response(),
+        Ok(Err(missing)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")).into_response()
+        }
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: no answer in 2 s\n").into_response(),
     }
 }

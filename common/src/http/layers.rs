@@ -36,7 +36,8 @@ type Requests = Family<Labels, Histogram, fn() -> Histogram>;
 /// Wraps a service's routes: request id, access log, metrics, time-out, body limit, panics and unknown routes as
 /// problems.
 pub fn layers(router: Router, metrics: &mut Metrics) -> Router {
-    let requests: Requests = Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 14)));
+    let requests: Requests =
+        Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 14)));
     metrics.register("http_request_seconds", "Time from a request's head to its answer's", requests.clone());
     router
         .fallback(|| async { Problem::not_found("there is no such route") })
@@ -67,10 +68,14 @@ async fn observe(mut request: Request, next: Next, requests: Requests) -> Respon
         let response = complete(handled.unwrap_or_else(|_| late()), &trace);
         let took = began.elapsed();
         let labels = Labels { route, method: method_name(&method), status: class(response.status()) };
-        tracing::info!(
-            method = %method, route = %labels.route, status = response.status().as_u16(),
-            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "answered"
-        );
+        // The gateway has the access log; here a request is worth a line only when it went wrong.
+        let (status, took_ms) =
+            (response.status().as_u16(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        if response.status().is_server_error() {
+            tracing::warn!(%method, route = labels.route, status, took_ms, "answered");
+        } else {
+            tracing::debug!(%method, route = labels.route, status, took_ms, "answered");
+        }
         requests.get_or_create(&labels).observe(took.as_secs_f64());
         response
     }
@@ -91,7 +96,8 @@ fn complete(mut response: Response, trace: &Trace) -> Response {
 }
 
 fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response<Body> {
-    let text = cause.downcast_ref::<&str>().copied().or_else(|| cause.downcast_ref::<String>().map(String::as_str));
+    let text =
+        cause.downcast_ref::<&str>().copied().or_else(|| cause.downcast_ref::<String>().map(String::as_str));
     tracing::error!(cause = text.unwrap_or("unknown"), "a handler panicked");
     Problem::internal().into_response()
 }

@@ -35,10 +35,24 @@ impl Store {
         Ok(taken == 1)
     }
 
-    /// What OpenSky says is left.
+    /// Gives back credits of `day` that were taken for calls without an answer: OpenSky may have counted them or not, and
+    /// its next answer tells.
+    pub(crate) async fn return_credits(&self, day: i64, cost: i64) -> sqlx::Result<()> {
+        on!(&self.0, |pool| {
+            sqlx::query("UPDATE credit SET remaining = remaining + $1 WHERE name = $2 AND day = $3")
+                .bind(cost)
+                .bind(NAME)
+                .bind(day)
+                .execute(pool)
+                .await
+                .map(|_| ())
+        })
+    }
+
+    /// What OpenSky says is left; it may have less for us than we planned, not more.
     pub(crate) async fn set_credits(&self, day: i64, remaining: i64) -> sqlx::Result<()> {
         on!(&self.0, |pool| {
-            sqlx::query("UPDATE credit SET remaining = $1 WHERE name = $2 AND day = $3")
+            sqlx::query("UPDATE credit SET remaining = $1 WHERE name = $2 AND day = $3 AND remaining > $1")
                 .bind(remaining)
                 .bind(NAME)
                 .bind(day)

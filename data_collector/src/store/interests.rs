@@ -101,7 +101,7 @@ impl Store {
             thresholds: wanted.thresholds,
             metric: wanted.metric,
             notify: wanted.notify,
-            revision: before.as_ref().map_or(1, |before| before.revision + 1),
+            revision: next_revision(&mut tx, account).await?,
             // A change keeps the windows that are still to be announced.
             evaluate_from: before.as_ref().map_or(latest.begin, |before| before.evaluate_from),
             created_at: before.as_ref().map_or(on.now, |before| before.created_at),
@@ -176,6 +176,16 @@ async fn watch(tx: &mut Tx, airport: Icao, from: i64) -> sqlx::Result<bool> {
             return Ok(inserted == 1);
         }
     }
+}
+
+/// Counts one change of a locked account's interests.
+async fn next_revision(tx: &mut Tx, account: Account) -> sqlx::Result<i64> {
+    on!(tx, |tx| {
+        sqlx::query_scalar("UPDATE account SET revision = revision + 1 WHERE account = $1 RETURNING revision")
+            .bind(account.to_string())
+            .fetch_one(&mut **tx)
+            .await
+    })
 }
 
 async fn interest(tx: &mut Tx, account: Account, airport: Icao) -> anyhow::Result<Option<Interest>> {

@@ -53,7 +53,7 @@ pub(crate) struct Interest {
     pub(crate) thresholds: Thresholds,
     pub(crate) metric: Metric,
     pub(crate) notify: Notify,
-    /// Counts the changes, from 1.
+    /// The account's revision at the last change.
     pub(crate) revision: i64,
     /// Begin of the first window it is evaluated on.
     pub(crate) evaluate_from: i64,
@@ -95,14 +95,10 @@ async fn lock_account(tx: &mut Tx, account: Account) -> sqlx::Result<bool> {
 }
 
 /// Whether a flight was ever counted at an airport. Without one its zeros mean that the source does not know it.
+const HAS_DATA: &str = "SELECT EXISTS (SELECT 1 FROM airport_window \
+     WHERE airport = $1 AND state = 'stored' AND arrivals + departures > 0)";
+
+/// [`HAS_DATA`] in a transaction.
 async fn has_data(tx: &mut Tx, airport: Icao) -> sqlx::Result<bool> {
-    on!(tx, |tx| {
-        sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM airport_window \
-             WHERE airport = $1 AND state = 'stored' AND arrivals + departures > 0)",
-        )
-        .bind(airport.as_str())
-        .fetch_one(&mut **tx)
-        .await
-    })
+    on!(tx, |tx| sqlx::query_scalar(HAS_DATA).bind(airport.as_str()).fetch_one(&mut **tx).await)
 }

@@ -8,7 +8,7 @@ use common::types::{Account, Counts, Direction, Icao, Invalid};
 use sqlx::FromRow;
 
 use super::windows::CountRow;
-use super::{CountedWindow, Store};
+use super::{CountedWindow, HAS_DATA, Store};
 
 /// A flight as it was seen at an airport, on one side of it. Times are Unix seconds.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -146,8 +146,7 @@ impl Store {
 
     /// Whether a flight was ever counted at an airport.
     pub(crate) async fn has_data(&self, airport: Icao) -> sqlx::Result<bool> {
-        let mut tx = self.0.begin().await?;
-        super::has_data(&mut tx, airport).await
+        on!(&self.0, |pool| sqlx::query_scalar(HAS_DATA).bind(airport.as_str()).fetch_one(pool).await)
     }
 
     /// The latest stored window of an airport.

@@ -22,11 +22,12 @@ use crate::window::{Grid, Window};
 /// Users in one message.
 const USERS: usize = 1000;
 
-/// Which window is next: due longest, then most watched, then oldest. `$2` is the database's time, `$3` whether a
-/// window that waits for its next attempt may be taken too, `$5` the flight time.
+/// Which window is next: due longest, then most watched, then oldest. `$2` is the database's time, `$5` the flight time.
+/// `$3` asks for a trial: a window that waits for its next attempt may be taken too, but the one with the fewest attempts
+/// first, so that windows which can never be answered do not keep the breaker open.
 const NEXT: &str = "SELECT airport, window_begin FROM airport_window AS w \
      WHERE state = 'due' AND claimed_until < $2 AND (retry_at <= $2 OR $3) AND provisional_until <= $5 \
-     ORDER BY due_since, (SELECT COUNT(*) FROM user_interest AS i WHERE i.airport = w.airport) DESC, \
+     ORDER BY CASE WHEN $3 THEN attempts ELSE 0 END, due_since, (SELECT COUNT(*) FROM user_interest AS i WHERE i.airport = w.airport) DESC, \
      window_begin, airport LIMIT 1";
 
 /// A window that this replica fetches, until a time by the database's clock.
@@ -226,6 +227,16 @@ impl Store {
             )
             .fetch_one(pool)
             .await
+        })
+    }
+
+    /// Has all due windows tried at once.
+    pub(crate) async fn hurry_all(&self) -> sqlx::Result<()> {
+        on!(&self.0, |pool| {
+            sqlx::query("UPDATE airport_window SET retry_at = 0 WHERE state = 'due' AND retry_at > 0")
+                .execute(pool)
+                .await
+                .map(|_| ())
         })
     }
 

@@ -1,0 +1,231 @@
+//! A failure is not a zero: what goes wrong at OpenSky, and what the breaker makes of it.
+
+use std::time::Duration;
+
+use common::auth::TOKEN_LIFETIME;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::expected::DAY;
+use crate::world::{Person, Setup, TODAY, World, databases, eventually, expected_days};
+
+/// Nothing is counted for KBTV.
+async fn nothing_is_counted(world: &World, ada: &Person<'_>) {
+    assert!(ada.daily("KBTV").await.is_empty());
+    assert_eq!(ada.json("/interests/KBTV").await["state"], "waiting");
+    assert!(world.messages().await.is_empty());
+}
+
+/// The last three days are counted as recorded, and the latest one was told once.
+async fn all_is_well(world: &World, ada: &Person<'_>) {
+    ada.collected().await;
+    assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 3 * DAY, TODAY));
+    assert_eq!(world.messages_when(1).await.len(), 1);
+}
+
+fn breaker(state: &'static str) -> impl Fn(&Value) -> bool {
+    move |status| status["breaker"]["state"] == state
+}
+
+#[tokio::test]
+async fn the_breaker_opens_after_exactly_the_threshold_and_then_lets_nothing_through() {
+    for db in databases().await {
+        let flags = ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1h"];
+        let world = World::new(&db, &flags).await;
+        let ada = world.person("ada@example.com");
+        world.replay.faults(json!({"outage": true})).await;
+        ada.put("KBTV", json!({})).await;
+        let status = ada.status_when("open", breaker("open")).await;
+        assert_eq!(status["breaker"]["counters"]["failures"], 2);
+        assert!(status["breaker"]["trial_in_s"].as_i64().unwrap() > 3000);
+        // Each call failed at its token.
+        let seen = json!({"token": {"503": 2}});
+        assert_eq!(world.replay.stats().await, seen);
+        ada.send(Method::POST, "/collect", json!({})).await;
+        ada.put("KORF", json!({})).await;
+        nothing_is_counted(&world, &ada).await;
+        let status = ada.status().await;
+        assert_eq!((&status["breaker"]["state"], &status["waiting"]), (&json!("open"), &json!(6)));
+        assert_eq!(world.replay.stats().await, seen);
+    }
+}
+
+#[tokio::test]
+async fn after_an_outage_a_trial_closes_the_breaker_and_everything_arrives() {
+    for db in databases().await {
+        let flags = ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1s"];
+        let world = World::new(&db, &flags).await;
+        let ada = world.person("ada@example.com");
+        world.replay.faults(json!({"outage": true})).await;
+        ada.put("KBTV", json!({})).await;
+        let opened = |times: i64| move |status: &Value| status["breaker"]["counters"]["opened"].as_i64() >= Some(times);
+        let status = ada.status_when("a failed trial", opened(2)).await;
+        // Two failures opened it, each further one was the only call of its trial.
+        let counters = &status["breaker"]["counters"];
+        assert_eq!(counters["failures"].as_i64().unwrap(), counters["opened"].as_i64().unwrap() + 1);
+        nothing_is_counted(&world, &ada).await;
+        world.replay.faults(json!({"outage": false})).await;
+        ada.status_when("closed", breaker("closed")).await;
+        all_is_well(&world, &ada).await;
+        let failures = ada.status().await["breaker"]["counters"]["failures"].as_u64().unwrap();
+        assert_eq!(world.replay.answered("token", 503).await, failures);
+    }
+}
+
+#[tokio::test]
+async fn a_broken_answer_is_a_failure_and_no_count() {
+    for db in databases().await {
+        let flags = ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1s"];
+        let world = World::new(&db, &flags).await;
+        let ada = world.person("ada@example.com");
+        world.replay.faults(json!({"truncate_rate": 1.0})).await;
+        ada.put("KBTV", json!({})).await;
+        ada.status_when("open", breaker("open")).await;
+        nothing_is_counted(&world, &ada).await;
+        world.replay.faults(json!({"truncate_rate": 0.0})).await;
+        all_is_well(&world, &ada).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_one_direction_only_is_no_count() {
+    for db in databases().await {
+        let world = World::new(&db, &["--collect-backfill", "3d", "--breaker-timeout", "1s"]).await;
+        let ada = world.person("ada@example.com");
+        world.replay.faults(json!({"error_rate": 0.5})).await;
+        ada.put("KBTV", json!({})).await;
+        eventually("a failure", async || (world.replay.answered("departure", 500).await > 0).then_some(())).await;
+        world.replay.faults(json!({"error_rate": 0.0})).await;
+        ada.send(Method::POST, "/collect", json!({})).await;
+        all_is_well(&world, &ada).await;
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_or_silent_service_opens_the_breaker_too() {
+    for db in databases().await {
+        // Nobody listens there, and the first answer of the replay would take longer than a call may.
+        let unreachable = ["--opensky-api-url", "http://127.0.0.1:9/api"];
+        let silent = ["--opensky-timeout", "100ms"];
+        for flags in [unreachable, silent] {
+            let flags = [&flags[..], &["--breaker-failure-threshold", "2", "--breaker-timeout", "1h"]].concat();
+            let world = World::new(&db, &flags).await;
+            let ada = world.person("ada@example.com");
+            if flags.contains(&"100ms") {
+                world.replay.faults(json!({"latency_ms": 500})).await;
+            }
+            ada.put("KBTV", json!({})).await;
+            let status = ada.status_when("open", breaker("open")).await;
+            assert_eq!(status["breaker"]["counters"]["failures"], 2);
+            nothing_is_counted(&world, &ada).await;
+            assert_eq!(ada.delete("/interests/KBTV").await.status(), 204);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trial_whose_failure_does_not_count_is_not_repeated_without_end() {
+    for db in databases().await {
+        let flags = [
+            "--breaker-failure-threshold", "1", "--breaker-timeout", "1s", "--breaker-expected-errors", "server",
+        ];
+        let world = World::new(&db, &flags).await;
+        let ada = world.person("ada@example.com");
+        world.replay.faults(json!({"outage": true})).await;
+        ada.put("KBTV", json!({})).await;
+        ada.status_when("open", breaker("open")).await;
+        world.replay.faults(json!({"outage": false, "truncate_rate": 1.0})).await;
+        ada.status_when("half open", breaker("half_open")).await;
+        eventually("the trial", async || (world.replay.calls().await > 0).then_some(())).await;
+        for _ in 0..50 {
+            ada.status().await;
+        }
+        assert_eq!(world.replay.calls().await, 1);
+    }
+}
+
+#[tokio::test]
+async fn windows_that_are_never_answered_do_not_keep_the_breaker_open_for_the_others() {
+    for db in databases().await {
+        let flags = ["--collect-backfill", "3d", "--breaker-failure-threshold", "1", "--breaker-timeout", "1s"];
+        let world = World::new(&db, &flags).await;
+        world.proxy.fail(|airport, _| airport == "KORF");
+        let (ada, bob) = (world.person("ada@example.com"), world.person("bob@example.com"));
+        bob.put("KORF", json!({})).await;
+        ada.status_when("open", breaker("open")).await;
+        ada.put("KBTV", json!({})).await;
+        eventually("KBTV is collected", async || {
+            (ada.daily("KBTV").await == expected_days("KBTV", TODAY - 3 * DAY, TODAY)).then_some(())
+        })
+        .await;
+        assert!(bob.daily("KORF").await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_renewed_and_the_call_repeated_once() {
+    for db in databases().await {
+        let world = World::new(&db, &["--collect-backfill", "3d"]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        all_is_well(&world, &ada).await;
+        assert_eq!(world.replay.answered("token", 200).await, 1);
+        // By the replay's clock the token is a day old; our own knows nothing of that.
+        const { assert!(DAY > TOKEN_LIFETIME) };
+        world.time.advance(Duration::from_secs(DAY as u64));
+        let status = ada.collected().await;
+        let stats = world.replay.stats().await;
+        assert_eq!(stats["arrival"], json!({"200": 4, "401": 1}));
+        assert_eq!((&stats["departure"], &stats["token"]), (&json!({"200": 4}), &json!({"200": 2})));
+        assert_eq!(status["breaker"]["counters"]["failures"], 0);
+        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 3 * DAY, TODAY + DAY));
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_live_for_no_time_at_all_cost_a_call_and_count_as_failures() {
+    for db in databases().await {
+        let replay = opensky_replay::Config { token_lifetime: Duration::ZERO, ..Setup::default().replay };
+        let flags = ["--breaker-failure-threshold", "2", "--breaker-timeout", "1h"];
+        let world = World::with(&db, Setup { flags: &flags, replay, ..Setup::default() }).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        ada.status_when("open", breaker("open")).await;
+        nothing_is_counted(&world, &ada).await;
+        // Two attempts, each repeated once and no more.
+        assert_eq!(world.replay.stats().await, json!({"arrival": {"401": 4}, "token": {"200": 4}}));
+    }
+}
+
+#[tokio::test]
+async fn rejected_credentials_stop_collection_and_say_so() {
+    for db in databases().await {
+        let clients = vec!["id:right".parse().unwrap()];
+        let replay = opensky_replay::Config { clients, ..Setup::default().replay };
+        let setup = Setup { flags: &["--breaker-failure-threshold", "1"], replay, credentials: Some(("id", "wrong")), ..Setup::default() };
+        let world = World::with(&db, setup).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        let status = ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
+        assert!(status["obstacle"].as_str().unwrap().contains("OPENSKY_CLIENT_SECRET"), "{status}");
+        assert!(!status.to_string().contains("wrong"));
+        assert_eq!((&status["breaker"]["state"], &status["breaker"]["counters"]["failures"]), (&json!("closed"), &json!(0)));
+        ada.send(Method::POST, "/collect", json!({})).await;
+        ada.put("KORF", json!({})).await;
+        nothing_is_counted(&world, &ada).await;
+        assert_eq!(world.replay.stats().await, json!({"token": {"401": 1}}));
+    }
+}
+
+#[tokio::test]
+async fn without_credentials_windows_wait_and_the_status_says_why() {
+    for db in databases().await {
+        let world = World::with(&db, Setup { credentials: None, ..Setup::default() }).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        let status = ada.status().await;
+        assert_eq!(status["waiting"], 7);
+        assert!(status["obstacle"].as_str().unwrap().contains("OPENSKY_CLIENT_ID"), "{status}");
+        assert_eq!(world.replay.stats().await, json!({}));
+    }
+}

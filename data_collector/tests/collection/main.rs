@@ -1,0 +1,18 @@
+//! data_collector as its users meet it: real HTTP, against a real replay of recorded flights, on SQLite and on
+//! PostgreSQL, with a flight clock that the test moves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
+mod accounts;
+mod alerts;
+mod counts;
+mod credits;
+mod expected;
+mod failures;
+mod held_back;
+mod interests;
+mod proxy;
+mod seed_routes;
+mod start;
+mod windows;
+mod world;

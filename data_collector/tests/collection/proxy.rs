@@ -1,0 +1,56 @@
+//! Stands between data_collector and the replay, and fails the calls that the test names.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+type Fails = Arc<dyn Fn(&str, i64) -> bool + Send + Sync>;
+
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    replay: String,
+    http: reqwest::Client,
+    fails: Arc<Mutex<Fails>>,
+}
+
+impl Proxy {
+    /// In front of the replay at that address; nothing fails. Gives its own address too.
+    pub(crate) async fn start(replay: &str) -> (Proxy, String) {
+        let http = common::http::client(Duration::from_secs(30)).unwrap();
+        let proxy = Proxy { replay: replay.to_owned(), http, fails: Arc::new(Mutex::new(Arc::new(|_, _| false))) };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(forward).with_state(proxy.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (proxy, url)
+    }
+
+    /// Calls for an airport and a window's begin fail from now on if `fails` says so.
+    pub(crate) fn fail(&self, fails: impl Fn(&str, i64) -> bool + Send + Sync + 'static) {
+        *self.fails.lock().unwrap() = Arc::new(fails);
+    }
+}
+
+async fn forward(
+    State(proxy): State<Proxy>,
+    Query(query): Query<HashMap<String, String>>,
+    request: Request,
+) -> Response {
+    let fails = proxy.fails.lock().unwrap().clone();
+    if fails(&query["airport"], query["begin"].parse().unwrap()) {
+        return (StatusCode::BAD_GATEWAY, "as asked for").into_response();
+    }
+    let url = format!("{}{}", proxy.replay, request.uri());
+    let answer = proxy.http.get(url).header("authorization", &request.headers()["authorization"]).send().await.unwrap();
+    let headers = answer.headers().clone();
+    let mut response = (answer.status(), answer.bytes().await.unwrap()).into_response();
+    for name in ["x-rate-limit-remaining", "x-rate-limit-retry-after-seconds"] {
+        response.headers_mut().extend(headers.get(name).map(|value| (HeaderName::from_static(name), value.clone())));
+    }
+    response
+}

@@ -1,0 +1,148 @@
+//! The five services and the replay in this process, on embedded parts, with a clock that the test moves.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use clap::{Args, Parser};
+use common::bus::{Bus, Log};
+use common::clock::{Clock, Manual};
+use common::service::{Parts, Tasks};
+use gateway::gen_cert;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::mailbox::{Mail, Mailbox};
+
+/// A running system.
+pub struct System {
+    pub gateway: SocketAddr,
+    pub replay: SocketAddr,
+    pub flight_time: Manual,
+    pub mailbox: Mailbox,
+    pub log: Log,
+    token: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+    _folder: TempDir,
+}
+
+/// The options of a service as its command line would give them.
+fn options<C: Args>(arguments: &[String]) -> C {
+    #[derive(Parser)]
+    struct Line<C: Args> {
+        #[command(flatten)]
+        options: C,
+    }
+    let arguments = std::iter::once("service".to_owned()).chain(arguments.iter().cloned());
+    Line::<C>::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}")).options
+}
+
+fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
+    pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
+}
+
+impl System {
+    /// Starts everything; flight time is `now` (Unix seconds).
+    pub async fn start(now: i64) -> System {
+        let folder = tempfile::tempdir().unwrap();
+        let (flight_clock, flight_time) = Clock::manual(now);
+        let log = Log::open(&folder.path().join("bus.db")).await.unwrap();
+        let parts =
+            Parts { clock: Clock::System, flight_clock: flight_clock.clone(), bus: Some(Bus::Embedded(log.clone())) };
+        let replay = opensky_replay::Config { listen: "127.0.0.1:0".into(), ..opensky_replay::Config::default() };
+        let replay = opensky_replay::App::build(replay, flight_clock).await.unwrap();
+        let database = |name: &str| format!("sqlite:{}", folder.path().join(name).display());
+        let mailbox = Mailbox(folder.path().join("mail"));
+
+        let user_manager = flags(&[
+            ("listen", "127.0.0.1:0"),
+            ("admin-listen", "127.0.0.1:0"),
+            ("database-url", &database("user.db")),
+        ]);
+        let user_manager = user_manager::App::build(options(&user_manager), parts.clone()).await.unwrap();
+        let data_collector = flags(&[
+            ("listen", "127.0.0.1:0"),
+            ("admin-listen", "127.0.0.1:0"),
+            ("database-url", &database("data.db")),
+            ("key-feed-url", &format!("http://{}/keys", user_manager.admin_addr())),
+            ("opensky-api-url", &format!("http://{}/api", replay.addr())),
+            ("opensky-token-url", &format!("http://{}/token", replay.addr())),
+            ("opensky-client-id", "e2e"),
+            ("opensky-client-secret", "any"),
+            ("collect-lag", "0s"),
+            ("collect-settle", "0s"),
+        ]);
+        let data_collector = data_collector::App::build(options(&data_collector), parts.clone()).await.unwrap();
+        let alert_system = flags(&[("admin-listen", "127.0.0.1:0")]);
+        let alert_system = alert_system::App::build(options(&alert_system), parts.clone()).await.unwrap();
+        let notifier_system = flags(&[
+            ("admin-listen", "127.0.0.1:0"),
+            ("database-url", &database("notifier.db")),
+            ("mail-url", &format!("file:{}", mailbox.0.display())),
+        ]);
+        let notifier_system = notifier_system::App::build(options(&notifier_system), parts.clone()).await.unwrap();
+        let gateway = gateway_options(folder.path(), user_manager.addr(), user_manager.admin_addr(), data_collector.addr());
+        let gateway = gateway::App::build(options(&gateway), parts).await.unwrap();
+
+        let token = CancellationToken::new();
+        let (gateway_addr, replay_addr) = (gateway.addr(), replay.addr());
+        let mut tasks = Tasks::new(&token);
+        let inner = tasks.token();
+        tasks.spawn(replay.run(inner.clone()));
+        tasks.spawn(user_manager.run(inner.clone()));
+        tasks.spawn(data_collector.run(inner.clone()));
+        tasks.spawn(alert_system.run(inner.clone()));
+        tasks.spawn(notifier_system.run(inner.clone()));
+        tasks.spawn(gateway.run(inner));
+        System {
+            gateway: gateway_addr,
+            replay: replay_addr,
+            flight_time,
+            mailbox,
+            log,
+            token,
+            running: tokio::spawn(tasks.join()),
+            _folder: folder,
+        }
+    }
+
+    /// Stops everything; nothing may be left in a queue, and nothing may have failed. Gives all mails that were sent.
+    pub async fn stop(self) -> Vec<Mail> {
+        for (group, topic) in [
+            ("alert_group", "to-alert-system"),
+            ("notifier_group", "to-notifier"),
+            ("collector_group", "user-forgotten"),
+            ("notifier_group", "user-forgotten"),
+        ] {
+            let log = &self.log;
+            crate::eventually(&format!("{group} to have read {topic}"), async || {
+                (log.lag(group, topic).await.unwrap() == 0).then_some(())
+            })
+            .await;
+            let dead = log.read_all(&format!("{topic}.dead")).await.unwrap();
+            assert!(dead.is_empty(), "{dead:?}");
+        }
+        self.token.cancel();
+        self.running.await.unwrap().unwrap();
+        self.mailbox.mails()
+    }
+}
+
+/// The gateway's options, with a certificate of its own.
+pub fn gateway_options(
+    folder: &Path,
+    user_manager: SocketAddr,
+    user_manager_admin: SocketAddr,
+    data_collector: SocketAddr,
+) -> Vec<String> {
+    let made = gen_cert::generate(&gen_cert::Options::into_folder(folder), &Clock::System).unwrap();
+    flags(&[
+        ("listen", "127.0.0.1:0"),
+        ("admin-listen", "127.0.0.1:0"),
+        ("tls-cert", &made.cert.display().to_string()),
+        ("tls-key", &made.key.display().to_string()),
+        ("user-manager-url", &format!("http://{user_manager}")),
+        ("user-manager-admin-port", &user_manager_admin.port().to_string()),
+        ("data-collector-url", &format!("http://{data_collector}")),
+    ])
+}

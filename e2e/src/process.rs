@@ -1,0 +1,103 @@
+//! Real processes: the binaries as a person would start them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+/// How long a process may take for what is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary of this name, built beside this test.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let built = test.parent().unwrap().parent().unwrap().join(name);
+    assert!(built.exists(), "{} is missing: cargo build --workspace --bins --all-features", built.display());
+    built
+}
+
+/// A running process; it is killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    output: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts a binary with nothing in its environment but these variables.
+    pub fn start(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
+        let mut child = Command::new(binary(name))
+            .args(arguments)
+            .env_clear()
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let output = Arc::default();
+        collect(child.stdout.take().unwrap(), &output);
+        collect(child.stderr.take().unwrap(), &output);
+        Process { name: name.to_owned(), child, output }
+    }
+
+    /// What it has printed up to now.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Waits for a line with this text; gives the word that follows it.
+    pub async fn prints(&self, text: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let output = self.output();
+            // A line that is not whole yet may lack the end of the word.
+            if let Some((_, rest)) = output.split_once(text).filter(|(_, rest)| rest.contains('\n')) {
+                return rest.split_whitespace().next().unwrap_or_default().to_owned();
+            }
+            assert!(began.elapsed() < PATIENCE, "{} does not print '{text}' but: {output}", self.name);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The address that follows this text in its output.
+    pub async fn address(&self, text: &str) -> SocketAddr {
+        let word = self.prints(text).await;
+        word.parse().unwrap_or_else(|_| panic!("{word} is no address"))
+    }
+
+    /// Kills it, as a power cut would.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Asks it to stop; gives its exit code.
+    pub async fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().expect("it still runs").to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        self.ended().await
+    }
+
+    /// Waits for it to end; gives its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("{} does not end: {}", self.name, self.output())).unwrap().code()
+    }
+}
+
+fn collect(pipe: impl AsyncRead + Unpin + Send + 'static, output: &Arc<Mutex<String>>) {
+    let output = output.clone();
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(pipe).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let mut output = output.lock().unwrap();
+            output.push_str(&line);
+            output.push('\n');
+        }
+    });
+}

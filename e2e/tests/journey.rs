@@ -1,0 +1,190 @@
+//! The whole journey, in process with a clock that the test moves, and as real binaries.
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use common::messages::{Message, WindowCounted};
+use e2e::client::Client;
+use e2e::in_process::System;
+use e2e::journey::Traveller;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+const DAY: i64 = 86_400;
+/// Wednesday, 25 November 2026, 09:00 UTC: on the tape the day before is Tuesday, 3 April 2001 or a later Tuesday.
+const NOW: i64 = 1_795_597_200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_is_told_of_a_day_above_their_threshold_exactly_once() {
+    let system = System::start(NOW).await;
+    let client = Client::of(system.gateway);
+    client.until_served().await;
+    let (ada, midnight) = Traveller::sets_out(&client, "ada@example.com", &system.mailbox).await;
+    assert_eq!(midnight, NOW / DAY * DAY - DAY);
+    ada.figures_are_exact("KJFK", midnight).await;
+
+    system.flight_time.advance(Duration::from_secs(DAY as u64));
+    ada.gets_the_next_mail(midnight + DAY).await;
+    ada.figures_are_exact("KJFK", midnight + DAY).await;
+
+    let counted = system.log.read_all(WindowCounted::TOPIC).await.unwrap();
+    assert_eq!(counted.len(), 2, "one message for each evaluated window, none for the backfill");
+    ada.goes_home().await;
+    assert_eq!(system.stop().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_share_a_window_and_each_has_their_own_range() {
+    let system = System::start(NOW).await;
+    let client = Client::of(system.gateway);
+    client.until_served().await;
+    let (_ada, midnight) = Traveller::sets_out(&client, "ada@example.com", &system.mailbox).await;
+    // The window is stored already; a low threshold far above the count fires at once, one far below never.
+    let low = client.registered("bob@example.com").await;
+    let quiet = client.registered("eve@example.com").await;
+    let watch = |who: Client, body| async move { who.call(Method::PUT, "/data_collector/interests/kjfk", Some(body)).await };
+    assert_eq!(watch(quiet, json!({"low_value": 1, "high_value": 5000})).await.status, StatusCode::CREATED);
+    assert_eq!(watch(low, json!({"low_value": 1000, "high_value": 5000})).await.status, StatusCode::CREATED);
+    let mail = system.mailbox.wait_for("bob@example.com", 1).await.remove(0);
+    assert!(mail.subject.ends_with("below your low threshold of 1000"), "{}", mail.subject);
+
+    system.flight_time.set(midnight + 2 * DAY + DAY / 2);
+    system.mailbox.wait_for("bob@example.com", 2).await;
+    let mails = system.stop().await;
+    let to = |address| mails.iter().filter(|mail| mail.to == address).count();
+    assert_eq!((to("ada@example.com"), to("bob@example.com"), to("eve@example.com")), (2, 2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mails_link_ends_the_interest_through_the_gateway_without_a_login() {
+    let system = System::start(NOW).await;
+    let client = Client::of(system.gateway);
+    client.until_served().await;
+    let (ada, _) = Traveller::sets_out(&client, "ada@example.com", &system.mailbox).await;
+    let mail = system.mailbox.to("ada@example.com").remove(0);
+    let link = mail.body.lines().find_map(|line| line.split_once("No more of these mails: ")).unwrap().1.trim();
+    let path = &link[link.find("/data_collector/").unwrap()..];
+    assert_eq!(client.get(path).await.status, StatusCode::OK, "asks");
+    assert_eq!(ada.client.get("/data_collector/interests/KJFK").await.status, StatusCode::OK, "asking ends nothing");
+    assert_eq!(client.call(Method::POST, path, None).await.status, StatusCode::OK);
+    assert_eq!(ada.client.get("/data_collector/interests/KJFK").await.status, StatusCode::NOT_FOUND);
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_opens_the_breaker_and_costs_nothing_but_time() {
+    let system = System::start(NOW).await;
+    let client = Client::of(system.gateway);
+    client.until_served().await;
+    let (ada, midnight) = Traveller::sets_out(&client, "ada@example.com", &system.mailbox).await;
+    let faults = format!("http://{}/admin/faults", system.replay);
+    let switch = |outage: bool| reqwest::Client::new().patch(&faults).json(&json!({"outage": outage})).send();
+    switch(true).await.unwrap().error_for_status().unwrap();
+    system.flight_time.advance(Duration::from_secs(DAY as u64));
+    e2e::eventually("a failure", async || {
+        let status = ada.client.get("/data_collector/status").await.body;
+        (status["breaker"]["counters"]["failures"].as_i64()? > 0 && status["waiting"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(system.mailbox.mails().len(), 1, "a failure is not a count");
+    switch(false).await.unwrap().error_for_status().unwrap();
+    // Not before its next attempt, unless somebody asks.
+    assert_eq!(ada.client.call(Method::POST, "/data_collector/collect", None).await.status, StatusCode::ACCEPTED);
+    ada.gets_the_next_mail(midnight + DAY).await;
+    system.stop().await;
+}
+
+#[cfg(feature = "kafka")]
+mod binaries {
+    use std::net::SocketAddr;
+
+    use common::clock::Clock;
+    use common::testing;
+    use e2e::client::Client;
+    use e2e::journey::Traveller;
+    use e2e::mailbox::Mailbox;
+    use e2e::process::Process;
+    use gateway::gen_cert;
+    use rdkafka::mocking::MockCluster;
+    use secrecy::ExposeSecret;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_journey_as_five_binaries_over_postgresql_and_a_mock_kafka_cluster() {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["to-alert-system", "to-notifier", "user-forgotten"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+            cluster.create_topic(&format!("{topic}.dead"), 1, 1).unwrap();
+        }
+        journey("five binaries over PostgreSQL and a mock Kafka cluster", &cluster.bootstrap_servers()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_journey_as_five_binaries_over_postgresql_and_apache_kafka() {
+        let suite = "five binaries over PostgreSQL and Apache Kafka";
+        let Some(broker) = testing::kafka(suite) else { return };
+        journey(suite, &broker).await;
+    }
+
+    async fn journey(suite: &str, broker: &str) {
+        let (Some(user_db), Some(data_db), Some(notifier_db)) =
+            (testing::postgres(suite).await, testing::postgres(suite).await, testing::postgres(suite).await)
+        else {
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mailbox = Mailbox(folder.path().join("mail"));
+        let mail_url = format!("file:{}", mailbox.0.display());
+        let made = gen_cert::generate(&gen_cert::Options::into_folder(folder.path()), &Clock::System).unwrap();
+        let kafka = [("KAFKA_BOOTSTRAP_SERVERS", broker), ("BUS_CONSUMER_OPTS", "session.timeout.ms=6000")];
+        let any_port = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
+        let start = |name: &str, own: &[(&str, &str)]| Process::start(name, &[], &[&kafka, &any_port, own].concat());
+
+        let replay = Process::start("opensky_replay", &["--listen=127.0.0.1:0"], &[]);
+        let replay_addr = replay.address("addr=").await;
+        let user_manager = start("user_manager", &[("DATABASE_URL", user_db.expose_secret())]);
+        let (user_manager_addr, keys) = addresses(&user_manager).await;
+        let key_feed_url = format!("http://{keys}/keys");
+        let (api, token) = (format!("http://{replay_addr}/api"), format!("http://{replay_addr}/token"));
+        let collects = [
+            ("DATABASE_URL", data_db.expose_secret()),
+            ("KEY_FEED_URL", &key_feed_url),
+            ("OPENSKY_API_URL", &api),
+            ("OPENSKY_TOKEN_URL", &token),
+            ("OPENSKY_CLIENT_ID", "e2e"),
+            ("OPENSKY_CLIENT_SECRET", "any"),
+            ("COLLECT_LAG", "0s"),
+            ("COLLECT_SETTLE", "0s"),
+        ];
+        let data_collector = start("data_collector", &collects);
+        let (data_collector_addr, _) = addresses(&data_collector).await;
+        let alert_system = start("alert_system", &[]);
+        let notifies = [("DATABASE_URL", notifier_db.expose_secret()), ("MAIL_URL", mail_url.as_str())];
+        let notifier_system = start("notifier_system", &notifies);
+        let gateway = start(
+            "gateway",
+            &[
+                ("TLS_CERT", made.cert.to_str().unwrap()),
+                ("TLS_KEY", made.key.to_str().unwrap()),
+                ("USER_MANAGER_URL", &format!("http://{user_manager_addr}")),
+                ("USER_MANAGER_ADMIN_PORT", &keys.port().to_string()),
+                ("DATA_COLLECTOR_URL", &format!("http://{data_collector_addr}")),
+            ],
+        );
+        let (gateway_addr, _) = addresses(&gateway).await;
+
+        let client = Client::of(gateway_addr);
+        client.until_served().await;
+        let (ada, _) = Traveller::sets_out(&client, "ada@example.com", &mailbox).await;
+        ada.goes_home().await;
+        assert_eq!(mailbox.mails().len(), 1);
+        for process in [gateway, alert_system, notifier_system, data_collector, user_manager, replay] {
+            assert!(!process.output().contains("panicked"), "{}", process.output());
+            assert_eq!(process.stop().await, Some(0));
+        }
+    }
+
+    /// The address of a service and of its admin port, as it logs them.
+    async fn addresses(process: &Process) -> (SocketAddr, SocketAddr) {
+        (process.address(" addr=").await, process.address(" admin=").await)
+    }
+}
