@@ -48,8 +48,12 @@ pub async fn put<M: Message>(
     let headers = serde_json::to_string(&trace.headers())?;
     on!(tx, |tx| {
         sqlx::query(
+            // What was put in later is younger, within the same second too: the order in which a key leaves.
             "INSERT INTO outbox (topic, key, window_begin, part, payload, headers, created_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+             SELECT $1, $2, $3, $4, $5, $6, CASE WHEN youngest < $7 THEN $7 ELSE youngest + 1 END \
+             FROM (SELECT COALESCE(MAX(created_at), 0) AS youngest FROM outbox \
+                   WHERE topic = $1 AND key = $2 AND window_begin = $3) AS earlier \
+             WHERE TRUE ON CONFLICT DO NOTHING",
         )
         .bind(M::TOPIC)
         .bind(message.key())

@@ -105,7 +105,7 @@ async fn an_unknown_airport_is_answered_with_those_that_are_nearest() {
     for db in databases().await {
         let world = quiet(&db, &[]).await;
         let ada = world.person("ada@example.com");
-        let refused = ada.send(Method::PUT, "/interests/KJFX", json!({})).await;
+        let refused = ada.send(Method::PUT, "/interests/QJFK", json!({})).await;
         let body = problem(refused, UNPROCESSABLE, "unknown-airport").await;
         assert!(body["nearest"].as_array().unwrap().contains(&json!("KJFK")), "{body}");
         for bad in ["JFK", "KJFKK", "K%20FK", "%F0%9F%9B%AB"] {
@@ -241,7 +241,7 @@ async fn bad_queries_are_refused() {
             assert!([StatusCode::BAD_REQUEST, UNPROCESSABLE].contains(&status), "{query}: {status}");
             assert_eq!(response.headers()["content-type"], "application/problem+json");
         }
-        problem(ada.get("/airports/KJFX/last").await, UNPROCESSABLE, "unknown-airport").await;
+        problem(ada.get("/airports/QJFK/last").await, UNPROCESSABLE, "unknown-airport").await;
         // An airport that nobody watches has no data, and says so.
         let average = ada.json("/airports/KJFK/average?days=7").await;
         assert_eq!((&average["days_with_data"], &average["total"]), (&json!(0), &Value::Null));

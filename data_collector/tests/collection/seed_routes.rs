@@ -66,7 +66,7 @@ async fn thresholds_are_modified_under_both_spellings() {
             (json!({"icao": "KJFK"}), StatusCode::UNPROCESSABLE_ENTITY),
             (json!({"icao": "KJFK", "high_value": 20}), StatusCode::UNPROCESSABLE_ENTITY),
             (json!({"high_value": 20}), StatusCode::UNPROCESSABLE_ENTITY),
-            (json!({"icao": "KJFX", "high_value": 99}), StatusCode::UNPROCESSABLE_ENTITY),
+            (json!({"icao": "QJFK", "high_value": 99}), StatusCode::UNPROCESSABLE_ENTITY),
             (json!({"icao": "KBOS", "high_value": 99}), StatusCode::NOT_FOUND),
             (json!({"icao": "KJFK", "high_value": 99, "email": "eve@example.com"}), StatusCode::FORBIDDEN),
         ] {
