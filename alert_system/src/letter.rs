@@ -23,7 +23,13 @@ impl Writer {
     }
 
     /// The mail to the `place`th user of a message. Written again from the same message it is the same, id and all.
-    pub(crate) fn write(&self, window: &WindowCounted, place: usize, user: &WatchingUser, crossing: Crossing) -> Letter {
+    pub(crate) fn write(
+        &self,
+        window: &WindowCounted,
+        place: usize,
+        user: &WatchingUser,
+        crossing: Crossing,
+    ) -> Letter {
         let Crossing { condition, value, threshold } = crossing;
         let (airport, metric) = (window.airport, user.metric);
         let id = match user.account {
@@ -61,7 +67,10 @@ impl Writer {
 
     fn body(&self, window: &WindowCounted, user: &WatchingUser, counted: &str, crossed: &str) -> String {
         let airport = window.airport;
-        let name = window.airport_name.as_ref().map_or_else(|| airport.to_string(), |name| format!("{name} ({airport})"));
+        let name = window
+            .airport_name
+            .as_ref()
+            .map_or_else(|| airport.to_string(), |name| format!("{name} ({airport})"));
         let mut text = format!("{name} had {counted}, {crossed}.\n\n");
         if window.window_end > window.window_begin {
             let (begin, end) = (minute(window.window_begin), minute(window.window_end));
@@ -70,14 +79,15 @@ impl Writer {
         let counts = window.counts();
         text += &format!(
             "Arrivals:    {}\nDepartures:  {}\nTotal:       {}\n",
-            counts.arrivals, counts.departures, counts.total()
+            counts.arrivals,
+            counts.departures,
+            counts.total()
         );
-        text += &format!(
-            "\nChange your thresholds: PATCH {}/data_collector/interests/{airport}\n",
-            self.base
-        );
+        text +=
+            &format!("\nChange your thresholds: PATCH {}/data_collector/interests/{airport}\n", self.base);
         if let Some(token) = &user.unsubscribe {
-            text += &format!("No more of these mails: {}/data_collector/unsubscribe?token={token}\n", self.base);
+            text +=
+                &format!("No more of these mails: {}/data_collector/unsubscribe?token={token}\n", self.base);
         }
         if let Some(note) = &self.note {
             text += &format!("\n{note}\n");
@@ -120,7 +130,8 @@ mod tests {
     }
 
     fn letter(message: &WindowCounted) -> Letter {
-        let writer = Writer::new(&"https://localhost:8443".parse().unwrap(), Some("Recorded flights.".into()));
+        let writer =
+            Writer::new(&"https://localhost:8443".parse().unwrap(), Some("Recorded flights.".into()));
         let user = &message.users[0];
         writer.write(message, 0, user, judge(message, user).unwrap())
     }

@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn on_change_speaks_only_when_the_side_differs() {
         let on_change = user(Some(100), Some(200), Metric::Total, Notify::OnChange);
-        let side = |now, before| judge(&window(now, 0, before), &on_change).map(|crossing| crossing.condition);
+        let side =
+            |now, before| judge(&window(now, 0, before), &on_change).map(|crossing| crossing.condition);
         assert_eq!(side(300, None), Some(Condition::High), "no preceding window counts as in range");
         assert_eq!(side(300, Some((150, 0))), Some(Condition::High));
         assert_eq!(side(300, Some((250, 0))), None);

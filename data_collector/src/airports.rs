@@ -89,7 +89,8 @@ mod tests {
         for query in ["kjfk", "JFK"] {
             assert_eq!(catalogue.search(query, 5)[0].icao.as_str(), "KJFK", "{query}");
         }
-        let finds = |query, icao| catalogue.search(query, 5).iter().any(|airport| airport.icao.as_str() == icao);
+        let finds =
+            |query, icao| catalogue.search(query, 5).iter().any(|airport| airport.icao.as_str() == icao);
         assert!(finds("John F Kennedy", "KJFK"));
         assert!(finds("catania", "LICC"));
         assert!(catalogue.search("no such place", 5).is_empty());
@@ -99,7 +100,9 @@ mod tests {
     fn the_nearest_codes_of_a_mistyped_one_hold_the_one_that_was_meant() {
         let catalogue = Catalogue::load().unwrap();
         let meant: Icao = "LICC".parse().unwrap();
-        assert!(catalogue.nearest("LICX".parse().unwrap(), 5).iter().any(|icao| icao.as_str().starts_with("LIC")));
+        assert!(
+            catalogue.nearest("LICX".parse().unwrap(), 5).iter().any(|icao| icao.as_str().starts_with("LIC"))
+        );
         assert_eq!(catalogue.nearest(meant, 1), [meant]);
     }
 }

@@ -25,7 +25,10 @@ use crate::store::{Cursor, Evaluation, FlightQuery, Interest, Saved, Wanted};
 pub(crate) fn router() -> Router<State> {
     Router::new()
         .route("/interests", get(list_interests))
-        .route("/interests/{icao}", put(put_interest).patch(patch_interest).get(get_interest).delete(delete_interest))
+        .route(
+            "/interests/{icao}",
+            put(put_interest).patch(patch_interest).get(get_interest).delete(delete_interest),
+        )
         .route("/unsubscribe", get(ask_unsubscribe).post(unsubscribe))
         .route("/airports", get(search_airports))
         .route("/airports/{icao}/flights", get(flights))
@@ -47,7 +50,9 @@ impl State {
     pub(crate) fn airport(&self, code: &str) -> Result<&Airport, Error> {
         let icao: Icao = code.parse()?;
         let catalogue = &self.announcer.catalogue;
-        catalogue.get(icao).ok_or_else(|| Error::UnknownAirport { airport: icao, nearest: catalogue.nearest(icao, 5) })
+        catalogue
+            .get(icao)
+            .ok_or_else(|| Error::UnknownAirport { airport: icao, nearest: catalogue.nearest(icao, 5) })
     }
 
     /// Makes or changes an interest.
@@ -79,7 +84,8 @@ impl State {
 
     pub(crate) async fn view(&self, interest: Interest) -> Result<InterestView, Error> {
         let airport = interest.airport;
-        let name = self.announcer.catalogue.get(airport).map(|airport| airport.name.clone()).unwrap_or_default();
+        let name =
+            self.announcer.catalogue.get(airport).map(|airport| airport.name.clone()).unwrap_or_default();
         let last = self.store.last_window(airport).await?;
         let no_data_since = self.store.no_data_since(airport).await?;
         Ok(InterestView::new(interest, name, last, self.store.has_data(airport).await?, no_data_since))
@@ -198,10 +204,7 @@ async fn ask_unsubscribe(
     )))
 }
 
-async fn unsubscribe(
-    Shared(state): Shared<State>,
-    Query(link): Query<Link>,
-) -> Result<Html<String>, Error> {
+async fn unsubscribe(Shared(state): Shared<State>, Query(link): Query<Link>) -> Result<Html<String>, Error> {
     let (account, airport) = state.announcer.signer.verify(&link.token)?;
     state.store.remove_interest(account, airport).await?;
     tracing::info!(%account, %airport, "unsubscribed by link");
@@ -331,7 +334,8 @@ async fn daily(
     Query(query): Query<Days>,
 ) -> Result<Json<Value>, Error> {
     let airport = state.airport(&code)?.icao;
-    let days: Vec<DayView> = state.closed_days(airport, query.days).await?.into_iter().map(DayView::from).collect();
+    let days: Vec<DayView> =
+        state.closed_days(airport, query.days).await?.into_iter().map(DayView::from).collect();
     Ok(Json(json!({"airport": airport, "days": days})))
 }
 
@@ -375,8 +379,9 @@ impl State {
         let airport = self.airport(code)?.icao;
         let collected = self.closed_days(airport, days).await?;
         let mean = |sum: i64| (!collected.is_empty()).then(|| sum as f64 / collected.len() as f64);
-        let (arrivals, departures) =
-            collected.iter().fold((0, 0), |(arrivals, departures), day| (arrivals + day.arrivals, departures + day.departures));
+        let (arrivals, departures) = collected.iter().fold((0, 0), |(arrivals, departures), day| {
+            (arrivals + day.arrivals, departures + day.departures)
+        });
         Ok(Average {
             airport,
             days,

@@ -82,7 +82,12 @@ struct Machine {
 
 impl Machine {
     fn new(settings: Settings) -> Machine {
-        Machine { settings, state: State::Closed { failures: 0 }, generation: 0, counters: Counters::default() }
+        Machine {
+            settings,
+            state: State::Closed { failures: 0 },
+            generation: 0,
+            counters: Counters::default(),
+        }
     }
 
     fn enter(&mut self, state: State) {
@@ -130,7 +135,9 @@ impl Machine {
         };
         match (self.state, outcome) {
             (State::Closed { .. }, Outcome::Success) => self.state = State::Closed { failures: 0 },
-            (State::Closed { failures }, Outcome::Failure) if failures + 1 < self.settings.failure_threshold => {
+            (State::Closed { failures }, Outcome::Failure)
+                if failures + 1 < self.settings.failure_threshold =>
+            {
                 self.state = State::Closed { failures: failures + 1 };
             }
             (State::HalfOpen { successes, .. }, Outcome::Success) => {

@@ -79,7 +79,11 @@ impl Meters {
         metrics.register("stored_windows", "Windows collected and stored", meters.stored.clone());
         metrics.register("failed_windows", "Attempts to collect a window that failed", meters.failed.clone());
         metrics.register("due_windows", "Windows that wait to be collected", meters.due.clone());
-        metrics.register("breaker_state", "Circuit breaker: 0 closed, 1 half open, 2 open", meters.breaker.clone());
+        metrics.register(
+            "breaker_state",
+            "Circuit breaker: 0 closed, 1 half open, 2 open",
+            meters.breaker.clone(),
+        );
         metrics.register("credits_remaining", "Credits with OpenSky left today", meters.credits.clone());
         meters
     }
@@ -174,7 +178,9 @@ impl Collector {
         let planned = planned.await;
         match &planned {
             Ok(()) => self.progress.last_cycle.store(now, Ordering::Relaxed),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the windows could not be planned; trying again"),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the windows could not be planned; trying again")
+            }
         }
         planned.is_ok()
     }
@@ -273,7 +279,9 @@ impl Collector {
                     self.outbox.notify_one();
                 }
             }
-            Stored::NoLonger => tracing::info!(airport = %claim.airport, "the window is no longer ours to store"),
+            Stored::NoLonger => {
+                tracing::info!(airport = %claim.airport, "the window is no longer ours to store")
+            }
         }
         Ok(())
     }

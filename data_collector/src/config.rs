@@ -122,8 +122,12 @@ impl OpenSkyArgs {
         match (id, secret) {
             (Some(id), Some(secret)) => Ok(Some(Credentials { id, secret })),
             (None, None) => Ok(None),
-            (Some(_), None) => Err(StartError::new("OPENSKY_CLIENT_SECRET is needed beside OPENSKY_CLIENT_ID")),
-            (None, Some(_)) => Err(StartError::new("OPENSKY_CLIENT_ID is needed beside OPENSKY_CLIENT_SECRET")),
+            (Some(_), None) => {
+                Err(StartError::new("OPENSKY_CLIENT_SECRET is needed beside OPENSKY_CLIENT_ID"))
+            }
+            (None, Some(_)) => {
+                Err(StartError::new("OPENSKY_CLIENT_ID is needed beside OPENSKY_CLIENT_SECRET"))
+            }
         }
     }
 }

@@ -189,10 +189,11 @@ pub(crate) struct Time(pub(crate) i64);
 impl TryFrom<String> for Time {
     type Error = Invalid;
     fn try_from(text: String) -> Result<Time, Invalid> {
-        let time = text.parse::<i64>().ok().or_else(|| Some(jiff::Timestamp::from_str(&text).ok()?.as_second()));
+        let time =
+            text.parse::<i64>().ok().or_else(|| Some(jiff::Timestamp::from_str(&text).ok()?.as_second()));
         // From the year 1 to the year 9999.
-        time.filter(|time| (-62_135_596_800..=253_402_300_799).contains(time))
-            .map(Time)
-            .ok_or_else(|| Invalid("a time must be RFC 3339 (2001-04-03T00:00:00Z) or Unix seconds".to_owned()))
+        time.filter(|time| (-62_135_596_800..=253_402_300_799).contains(time)).map(Time).ok_or_else(|| {
+            Invalid("a time must be RFC 3339 (2001-04-03T00:00:00Z) or Unix seconds".to_owned())
+        })
     }
 }

@@ -37,16 +37,25 @@ impl From<Error> for Problem {
             Error::Invalid(_) => Problem::invalid(detail),
             Error::UnknownAirport { nearest, .. } => {
                 let nearest: Vec<String> = nearest.iter().map(Icao::to_string).collect();
-                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown-airport", "There is no such airport", detail)
-                    .with("nearest", nearest)
+                Problem::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "unknown-airport",
+                    "There is no such airport",
+                    detail,
+                )
+                .with("nearest", nearest)
             }
             Error::NoInterest(_) => Problem::not_found(detail),
-            Error::TooManyInterests(_) => {
-                Problem::new(StatusCode::CONFLICT, "too-many-interests", "That is one interest too many", detail)
-            }
+            Error::TooManyInterests(_) => Problem::new(
+                StatusCode::CONFLICT,
+                "too-many-interests",
+                "That is one interest too many",
+                detail,
+            ),
             Error::Forgotten => Problem::unauthorized(detail),
             Error::TooSoon => {
-                Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-soon", "Ask again later", detail).retry_after(60)
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-soon", "Ask again later", detail)
+                    .retry_after(60)
             }
             Error::Internal(error) => {
                 tracing::error!(error = format!("{error:#}"), "a request failed");

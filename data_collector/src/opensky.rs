@@ -188,13 +188,15 @@ impl OpenSky {
             ("client_secret", self.credentials.secret.expose_secret()),
         ];
         let asked_at = Instant::now();
-        let response = self.http.post(&self.token_url).form(&form).send().await.map_err(|error| unsent(&error))?;
+        let response =
+            self.http.post(&self.token_url).form(&form).send().await.map_err(|error| unsent(&error))?;
         match response.status() {
             StatusCode::OK => {
                 let granted: Granted = decode(&body(response).await?)?;
                 let lifetime = Duration::from_secs(granted.expires_in);
                 // A token that lives no longer than the early renewal is used for half its life.
-                let usable = lifetime.checked_sub(EARLY).filter(|left| !left.is_zero()).unwrap_or(lifetime / 2);
+                let usable =
+                    lifetime.checked_sub(EARLY).filter(|left| !left.is_zero()).unwrap_or(lifetime / 2);
                 Ok(Token { value: granted.access_token, renew_at: asked_at + usable })
             }
             status @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
@@ -235,8 +237,9 @@ async fn body(mut response: Response) -> Result<Vec<u8>, Error> {
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body)
-        .map_err(|error| Error::Fault(Fault::Decode, format!("OpenSky's answer is not as documented: {error}")))
+    serde_json::from_slice(body).map_err(|error| {
+        Error::Fault(Fault::Decode, format!("OpenSky's answer is not as documented: {error}"))
+    })
 }
 
 /// A call that got no whole answer. The URL is left out: it says nothing that the log line does not.

@@ -161,7 +161,8 @@ async fn info(
     Query(info): Query<Info>,
 ) -> Result<Json<Page<FlightView>>, Error> {
     let airport = state.airport(&info.icao)?.icao;
-    let query = FlightQuery { airport, direction: None, from: i64::MIN, to: i64::MAX, after: None, limit: 100 };
+    let query =
+        FlightQuery { airport, direction: None, from: i64::MIN, to: i64::MAX, after: None, limit: 100 };
     let found = state.store.flights(&query).await?;
     Ok(Json(Page::whole(found.into_iter().map(FlightView::from).collect())))
 }

@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn windows_between_are_aligned_and_complete() {
         let grid = Grid { length: 6 * 3600, lag: 0 };
-        let begins: Vec<i64> = grid.between(MIDNIGHT + 1, MIDNIGHT + DAY).map(|w| (w.begin - MIDNIGHT) / 3600).collect();
+        let begins: Vec<i64> =
+            grid.between(MIDNIGHT + 1, MIDNIGHT + DAY).map(|w| (w.begin - MIDNIGHT) / 3600).collect();
         assert_eq!(begins, [6, 12, 18]);
     }
 

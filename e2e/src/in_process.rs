@@ -47,9 +47,13 @@ impl System {
         let folder = tempfile::tempdir().unwrap();
         let (flight_clock, flight_time) = Clock::manual(now);
         let log = Log::open(&folder.path().join("bus.db")).await.unwrap();
-        let parts =
-            Parts { clock: Clock::System, flight_clock: flight_clock.clone(), bus: Some(Bus::Embedded(log.clone())) };
-        let replay = opensky_replay::Config { listen: "127.0.0.1:0".into(), ..opensky_replay::Config::default() };
+        let parts = Parts {
+            clock: Clock::System,
+            flight_clock: flight_clock.clone(),
+            bus: Some(Bus::Embedded(log.clone())),
+        };
+        let replay =
+            opensky_replay::Config { listen: "127.0.0.1:0".into(), ..opensky_replay::Config::default() };
         let replay = opensky_replay::App::build(replay, flight_clock).await.unwrap();
         let database = |name: &str| format!("sqlite:{}", folder.path().join(name).display());
         let mailbox = Mailbox(folder.path().join("mail"));
@@ -72,7 +76,8 @@ impl System {
             ("collect-lag", "0s"),
             ("collect-settle", "0s"),
         ]);
-        let data_collector = data_collector::App::build(options(&data_collector), parts.clone()).await.unwrap();
+        let data_collector =
+            data_collector::App::build(options(&data_collector), parts.clone()).await.unwrap();
         let alert_system = flags(&[("admin-listen", "127.0.0.1:0")]);
         let alert_system = alert_system::App::build(options(&alert_system), parts.clone()).await.unwrap();
         let notifier_system = flags(&[
@@ -80,8 +85,14 @@ impl System {
             ("database-url", &database("notifier.db")),
             ("mail-url", &format!("file:{}", mailbox.0.display())),
         ]);
-        let notifier_system = notifier_system::App::build(options(&notifier_system), parts.clone()).await.unwrap();
-        let gateway = gateway_options(folder.path(), user_manager.addr(), user_manager.admin_addr(), data_collector.addr());
+        let notifier_system =
+            notifier_system::App::build(options(&notifier_system), parts.clone()).await.unwrap();
+        let gateway = gateway_options(
+            folder.path(),
+            user_manager.addr(),
+            user_manager.admin_addr(),
+            data_collector.addr(),
+        );
         let gateway = gateway::App::build(options(&gateway), parts).await.unwrap();
 
         let token = CancellationToken::new();

@@ -25,7 +25,8 @@ impl Traveller {
         let client = client.registered(email).await;
         let traveller = Traveller { client, email: email.to_owned(), mailbox: mailbox.clone() };
         let subscribed = json!({"high_value": 200});
-        let answer = traveller.client.call(Method::PUT, "/data_collector/interests/KJFK", Some(subscribed)).await;
+        let answer =
+            traveller.client.call(Method::PUT, "/data_collector/interests/KJFK", Some(subscribed)).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
         let mails = mailbox.wait_for(email, 1).await;
         let midnight = traveller.last_closed_day().await;
@@ -65,24 +66,30 @@ impl Traveller {
         let expected: Vec<Value> = days
             .iter()
             .map(|day| {
-                let (arrivals, departures) = (count(airport, Side::Arrival, *day), count(airport, Side::Departure, *day));
+                let (arrivals, departures) =
+                    (count(airport, Side::Arrival, *day), count(airport, Side::Departure, *day));
                 let total = arrivals + departures;
                 json!({"day": date(*day), "arrivals": arrivals, "departures": departures, "total": total})
             })
             .collect();
         assert_eq!(daily, json!({"airport": airport, "days": expected}));
 
-        let average = self.client.get(&format!("/data_collector/airports/{airport}/average?days=7")).await.body;
+        let average =
+            self.client.get(&format!("/data_collector/airports/{airport}/average?days=7")).await.body;
         let mean = |side| days.iter().map(|day| count(airport, side, *day)).sum::<i64>() as f64 / 7.0;
         assert_eq!(average["days_with_data"], 7);
         assert_eq!(average["arrivals"], mean(Side::Arrival));
         assert_eq!(average["departures"], mean(Side::Departure));
-        let total: i64 =
-            days.iter().map(|day| count(airport, Side::Arrival, *day) + count(airport, Side::Departure, *day)).sum();
+        let total: i64 = days
+            .iter()
+            .map(|day| count(airport, Side::Arrival, *day) + count(airport, Side::Departure, *day))
+            .sum();
         assert_eq!(average["total"], total as f64 / 7.0);
 
         let latest = self.client.get(&format!("/data_collector/airports/{airport}/last")).await.body;
-        for (side, name, time) in [(Side::Arrival, "arrival", "last_seen"), (Side::Departure, "departure", "first_seen")] {
+        for (side, name, time) in
+            [(Side::Arrival, "arrival", "last_seen"), (Side::Departure, "departure", "first_seen")]
+        {
             let (at, aircraft) = last(airport, side, midnight);
             assert_eq!(latest[name][time], rfc3339(at), "{latest}");
             let seen = latest[name]["icao24"].as_str().unwrap().to_owned();

@@ -1,5 +1,5 @@
 //! The whole journey, in process with a clock that the test moves, and as real binaries.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::time::Duration;
 
@@ -42,7 +42,9 @@ async fn two_people_share_a_window_and_each_has_their_own_range() {
     // The window is stored already; a low threshold far above the count fires at once, one far below never.
     let low = client.registered("bob@example.com").await;
     let quiet = client.registered("eve@example.com").await;
-    let watch = |who: Client, body| async move { who.call(Method::PUT, "/data_collector/interests/kjfk", Some(body)).await };
+    let watch = |who: Client, body| async move {
+        who.call(Method::PUT, "/data_collector/interests/kjfk", Some(body)).await
+    };
     assert_eq!(watch(quiet, json!({"low_value": 1, "high_value": 5000})).await.status, StatusCode::CREATED);
     assert_eq!(watch(low, json!({"low_value": 1000, "high_value": 5000})).await.status, StatusCode::CREATED);
     let mail = system.mailbox.wait_for("bob@example.com", 1).await.remove(0);
@@ -62,10 +64,15 @@ async fn the_mails_link_ends_the_interest_through_the_gateway_without_a_login() 
     client.until_served().await;
     let (ada, _) = Traveller::sets_out(&client, "ada@example.com", &system.mailbox).await;
     let mail = system.mailbox.to("ada@example.com").remove(0);
-    let link = mail.body.lines().find_map(|line| line.split_once("No more of these mails: ")).unwrap().1.trim();
+    let link =
+        mail.body.lines().find_map(|line| line.split_once("No more of these mails: ")).unwrap().1.trim();
     let path = &link[link.find("/data_collector/").unwrap()..];
     assert_eq!(client.get(path).await.status, StatusCode::OK, "asks");
-    assert_eq!(ada.client.get("/data_collector/interests/KJFK").await.status, StatusCode::OK, "asking ends nothing");
+    assert_eq!(
+        ada.client.get("/data_collector/interests/KJFK").await.status,
+        StatusCode::OK,
+        "asking ends nothing"
+    );
     assert_eq!(client.call(Method::POST, path, None).await.status, StatusCode::OK);
     assert_eq!(ada.client.get("/data_collector/interests/KJFK").await.status, StatusCode::NOT_FOUND);
     system.stop().await;
@@ -89,7 +96,10 @@ async fn an_outage_opens_the_breaker_and_costs_nothing_but_time() {
     assert_eq!(system.mailbox.mails().len(), 1, "a failure is not a count");
     switch(false).await.unwrap().error_for_status().unwrap();
     // Not before its next attempt, unless somebody asks.
-    assert_eq!(ada.client.call(Method::POST, "/data_collector/collect", None).await.status, StatusCode::ACCEPTED);
+    assert_eq!(
+        ada.client.call(Method::POST, "/data_collector/collect", None).await.status,
+        StatusCode::ACCEPTED
+    );
     ada.gets_the_next_mail(midnight + DAY).await;
     system.stop().await;
 }
@@ -134,10 +144,12 @@ mod binaries {
         let folder = tempfile::tempdir().unwrap();
         let mailbox = Mailbox(folder.path().join("mail"));
         let mail_url = format!("file:{}", mailbox.0.display());
-        let made = gen_cert::generate(&gen_cert::Options::into_folder(folder.path()), &Clock::System).unwrap();
+        let made =
+            gen_cert::generate(&gen_cert::Options::into_folder(folder.path()), &Clock::System).unwrap();
         let kafka = [("KAFKA_BOOTSTRAP_SERVERS", broker), ("BUS_CONSUMER_OPTS", "session.timeout.ms=6000")];
         let any_port = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
-        let start = |name: &str, own: &[(&str, &str)]| Process::start(name, &[], &[&kafka, &any_port, own].concat());
+        let start =
+            |name: &str, own: &[(&str, &str)]| Process::start(name, &[], &[&kafka, &any_port, own].concat());
 
         let replay = Process::start("opensky_replay", &["--listen=127.0.0.1:0"], &[]);
         let replay_addr = replay.address("addr=").await;

@@ -1,5 +1,5 @@
 //! Imports go one way: standalone and e2e to the services, the services to common.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 #[test]
 fn imports_go_one_way() {
     let metadata = MetadataCommand::new().no_deps().exec().unwrap();
-    let members: BTreeSet<String> = metadata.packages.iter().map(|package| package.name.to_string()).collect();
+    let members: BTreeSet<String> =
+        metadata.packages.iter().map(|package| package.name.to_string()).collect();
     let imports: BTreeMap<&str, BTreeSet<&str>> = metadata
         .packages
         .iter()

@@ -1,5 +1,5 @@
 //! The README's sessions, run as they stand there; only the ports differ.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::path::Path;
 use std::process::Stdio;
@@ -35,11 +35,13 @@ impl Terminal {
         let script = format!("set -euo pipefail\n{{ {}\n}} >/dev/null\n{commands}\n", self.script);
         let script = script.replace("localhost:8443", &format!("localhost:{}", self.gateway));
         let script = script.replace("127.0.0.1:5010", &self.replay);
-        let shell = Command::new("bash").args(["-c", &script]).current_dir(folder).stderr(Stdio::piped()).output();
+        let shell =
+            Command::new("bash").args(["-c", &script]).current_dir(folder).stderr(Stdio::piped()).output();
         let done = shell.await.unwrap();
         assert!(done.status.success(), "{commands}\n{}", String::from_utf8_lossy(&done.stderr));
         // Later sessions need the variables of this one, not its calls.
-        let variables = commands.split("\n\n").filter(|command| command.starts_with(|c: char| c.is_uppercase()));
+        let variables =
+            commands.split("\n\n").filter(|command| command.starts_with(|c: char| c.is_uppercase()));
         for command in variables {
             self.script += &format!("\n{command}");
         }
@@ -78,7 +80,12 @@ async fn the_first_session_leaves_one_mail_and_exact_figures() {
     let days = daily["days"].as_array().unwrap();
     let midnight = midnight_of(days[6]["day"].as_str().unwrap());
     let total = |day| count("KJFK", Side::Arrival, day) + count("KJFK", Side::Departure, day);
-    assert!(mail.contains(&format!("Subject: KJFK: {} flights, above your high threshold of 200", total(midnight))));
+    assert!(
+        mail.contains(&format!(
+            "Subject: KJFK: {} flights, above your high threshold of 200",
+            total(midnight)
+        ))
+    );
     for (n, day) in days.iter().enumerate() {
         assert_eq!(day["total"], total(midnight - (6 - n as i64) * DAY));
     }

@@ -1,5 +1,5 @@
 //! The standalone as a person starts, stops, kills and starts it again.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::path::Path;
 
@@ -66,7 +66,8 @@ async fn killed_in_the_first_collection_it_loses_nothing() {
     for windows in [0, 3, 9] {
         if windows > 0 {
             e2e::eventually("some windows", async || {
-                (running.output().matches("collected airport=").count() >= windows || mailbox.mails().len() == 3)
+                (running.output().matches("collected airport=").count() >= windows
+                    || mailbox.mails().len() == 3)
                     .then_some(())
             })
             .await;
@@ -117,7 +118,8 @@ async fn one_process_at_a_time_uses_a_data_directory_and_a_port() {
     let port = first.prints("https://localhost:").await;
     let (listen, other) = (format!("--listen=127.0.0.1:{port}"), tempfile::tempdir().unwrap());
     let data_dir = format!("--data-dir={}", other.path().display());
-    let mut same_port = Process::start("standalone", &[&listen, &data_dir, "--admin-port=0", ANY_PORTS[2]], &[]);
+    let mut same_port =
+        Process::start("standalone", &[&listen, &data_dir, "--admin-port=0", ANY_PORTS[2]], &[]);
     assert_eq!(same_port.ended().await, Some(2));
     same_port.prints(&format!("cannot listen on 127.0.0.1:{port}")).await;
     let mut second = start(folder.path(), &[]);

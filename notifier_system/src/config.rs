@@ -64,7 +64,8 @@ impl MailArgs {
         let url = secret("MAIL_URL", self.mail_url.as_ref(), self.mail_url_file.as_deref())?;
         if let Some(url) = url {
             // The value may hold a password, so it is not repeated.
-            return MailUrl::parse(url.expose_secret()).map_err(|why| StartError::new(format!("MAIL_URL: {why}")));
+            return MailUrl::parse(url.expose_secret())
+                .map_err(|why| StartError::new(format!("MAIL_URL: {why}")));
         }
         let password = secret(
             "GMAIL_APP_PASSWORD",
@@ -95,7 +96,8 @@ impl MailArgs {
             MailUrl::Smtp { login: Some((user, _)), .. } if user.contains('@') => Some(user.clone()),
             _ => None,
         };
-        let from = given.or(self.gmail_user()).or(user).unwrap_or_else(|| "Vedetta <vedetta@localhost>".to_owned());
+        let from =
+            given.or(self.gmail_user()).or(user).unwrap_or_else(|| "Vedetta <vedetta@localhost>".to_owned());
         from.parse().map_err(|_| StartError::new("MAIL_FROM must be an address, or Name <address>"))
     }
 }

@@ -17,7 +17,8 @@ use common::bus::{Bus, Consumer, Delivery, Failure, ProducerStyle};
 use common::clock::Clock;
 use common::http::{Admin, admin, ready_when, serve};
 use common::messages::{Letter, UserForgotten};
-use common::service::{Parts, Tasks, bind, local_addr};
+use common::retry::Backoff;
+use common::service::{Parts, StartError, Tasks, bind, local_addr};
 use common::telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
@@ -47,6 +48,9 @@ pub struct App {
 impl App {
     /// Opens the database, the bus and the way out for mails, and binds the admin port.
     pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
+        if !matches!(config.public_url.scheme(), "http" | "https") {
+            return Err(StartError::new("PUBLIC_URL must be http://… or https://…").into());
+        }
         let mail_url = config.mail.url()?;
         let from = config.mail.from(&mail_url)?;
         let database_url = config.database.url()?;
@@ -129,6 +133,15 @@ struct Notifier {
 }
 
 impl Notifier {
+    /// Records that a mail was taken, however long the database is away: to give up would be to send it again.
+    async fn record(&self, id: &str) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        while let Err(error) = self.store.sent(id).await {
+            tracing::warn!(id, %error, "the mail was sent, which cannot be recorded; trying again");
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
     async fn notify(self, delivery: Delivery<Letter>) -> Result<(), Failure> {
         let Delivery { message: letter, trace } = delivery;
         let mail = self
@@ -142,11 +155,13 @@ impl Notifier {
                 tracing::info!(id = letter.id, "not sent: the account was deleted");
                 return Ok(());
             }
-            Leave::Elsewhere => return Err(Failure::Retry(anyhow::anyhow!("another replica is sending this mail"))),
+            Leave::Elsewhere => {
+                return Err(Failure::Retry(anyhow::anyhow!("another replica is sending this mail")));
+            }
         }
         match self.mailer.send(&Composer::name(&letter), mail).await {
             Ok(()) => {
-                self.store.sent(&letter.id).await?;
+                self.record(&letter.id).await;
                 self.sent.inc();
                 tracing::info!(to = letter.email.masked(), subject = letter.subject, "sent");
                 Ok(())

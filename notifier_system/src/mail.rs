@@ -27,7 +27,8 @@ impl Composer {
     /// The mail of a letter at a time in Unix seconds. Header injection is not possible: lettre encodes what does not fit
     /// into a header.
     pub(crate) fn compose(&self, letter: &Letter, trace: &Trace, now: i64) -> anyhow::Result<Message> {
-        let to = Mailbox::new(None, letter.email.as_str().parse().context("the address is not one for SMTP")?);
+        let to =
+            Mailbox::new(None, letter.email.as_str().parse().context("the address is not one for SMTP")?);
         let domain = self.from.email.domain();
         let date = UNIX_EPOCH + Duration::from_secs(u64::try_from(now).unwrap_or(0));
         let mut mail = Message::builder()

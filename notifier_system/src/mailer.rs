@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use common::service::StartError;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::{Error as SmtpError, PoolConfig};
@@ -40,7 +41,8 @@ pub(crate) enum Security {
 impl MailUrl {
     /// The error says what is wrong without repeating the value.
     pub(crate) fn parse(text: &str) -> Result<MailUrl, &'static str> {
-        const FORM: &str = "must be smtp://user:password@host:587, smtps://user:password@host:465 or file:FOLDER";
+        const FORM: &str =
+            "must be smtp://user:password@host:587, smtps://user:password@host:465 or file:FOLDER";
         if let Some(folder) = text.strip_prefix("file:") {
             let folder = folder.strip_prefix("//").unwrap_or(folder);
             return if folder.is_empty() { Err(FORM) } else { Ok(MailUrl::Folder(PathBuf::from(folder))) };
@@ -57,7 +59,8 @@ impl MailUrl {
             _ => return Err(FORM),
         };
         let port = url.port().unwrap_or(if security == Security::Tls { 465 } else { 587 });
-        let decoded = |text: &str| percent_decoded(text).ok_or("user and password must be percent-encoded UTF-8");
+        let decoded =
+            |text: &str| percent_decoded(text).ok_or("user and password must be percent-encoded UTF-8");
         let login = match (url.username(), url.password()) {
             ("", None) => None,
             (user, Some(password)) if !user.is_empty() => Some((decoded(user)?, decoded(password)?.into())),
@@ -103,7 +106,8 @@ impl Mailer {
     pub(crate) fn open(url: &MailUrl) -> anyhow::Result<Mailer> {
         match url {
             MailUrl::Folder(folder) => {
-                std::fs::create_dir_all(folder).with_context(|| format!("MAIL_URL: {}", folder.display()))?;
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| StartError::new(format!("MAIL_URL: {}: {error}", folder.display())))?;
                 tracing::info!(folder = %folder.display(), "mails go to a folder");
                 Ok(Mailer::Folder(folder.clone()))
             }
@@ -120,7 +124,8 @@ impl Mailer {
                     .timeout(Some(COMMAND))
                     .pool_config(PoolConfig::new().max_size(4));
                 if let Some((user, password)) = login {
-                    builder = builder.credentials(Credentials::new(user.clone(), password.expose_secret().to_owned()));
+                    builder = builder
+                        .credentials(Credentials::new(user.clone(), password.expose_secret().to_owned()));
                 }
                 tracing::info!(host, port, ?security, "mails go to an SMTP server");
                 Ok(Mailer::Smtp(Box::new(builder.build())))
@@ -132,11 +137,21 @@ impl Mailer {
     /// mail written again replaces itself.
     pub(crate) async fn send(&self, name: &str, mail: Message) -> Result<(), Failure> {
         match self {
-            Mailer::Folder(folder) => write(folder, name, &mail.formatted()).await.map_err(Failure::Everything),
+            Mailer::Folder(folder) => {
+                write(folder, name, &mail.formatted()).await.map_err(Failure::Everything)
+            }
             Mailer::Smtp(transport) => match tokio::time::timeout(WHOLE, transport.send(mail)).await {
                 Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(classify(&error)),
-                Err(_) => Err(Failure::Everything(anyhow::anyhow!("the SMTP server took longer than a minute and a half"))),
+                Ok(Err(error)) => Err(match classify(&error) {
+                    // A server that takes nobody's mail may say so in its greeting: then a bare connection fails too.
+                    Failure::Refused(text) if transport.test_connection().await.is_err() => {
+                        Failure::Everything(anyhow::anyhow!("{text}"))
+                    }
+                    failure => failure,
+                }),
+                Err(_) => Err(Failure::Everything(anyhow::anyhow!(
+                    "the SMTP server took longer than a minute and a half"
+                ))),
             },
         }
     }
@@ -153,13 +168,15 @@ async fn write(folder: &Path, name: &str, mail: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A permanent answer concerns this mail, unless it is about the login (530, 534, 535, 538) or Gmail's daily quota, which
+/// An address beyond ASCII concerns this mail when the server has no SMTPUTF8; lettre then does not send it. So does a
+/// permanent answer, unless it is about the login (530, 534, 535, 538) or Gmail's daily quota, which
 /// it reports as 550 5.4.5 (documented under "Gmail SMTP errors and codes").
 fn classify(error: &SmtpError) -> Failure {
     let text = error.to_string();
     let code = error.status().map(|code| code.to_string()).unwrap_or_default();
     let about_us = matches!(code.as_str(), "530" | "534" | "535" | "538") || text.contains("5.4.5");
-    if error.is_permanent() && !about_us {
+    let unsendable = error.is_client() && text.contains("non-ascii");
+    if unsendable || (error.is_permanent() && !about_us) {
         Failure::Refused(text)
     } else {
         Failure::Everything(anyhow::anyhow!("{text}"))
@@ -198,7 +215,15 @@ mod tests {
 
     #[test]
     fn wrong_addresses_are_refused_without_being_repeated() {
-        for bad in ["", "file:", "http://x", "smtp://", "smtp://user@host", "smtps://h?tls=none", "smtp://h?tls=maybe"] {
+        for bad in [
+            "",
+            "file:",
+            "http://x",
+            "smtp://",
+            "smtp://user@host",
+            "smtps://h?tls=none",
+            "smtp://h?tls=maybe",
+        ] {
             assert!(MailUrl::parse(bad).is_err(), "{bad} was taken");
         }
     }

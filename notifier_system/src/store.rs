@@ -84,7 +84,11 @@ impl Store {
                 .bind(now)
                 .execute(&mut **tx)
                 .await?;
-            sqlx::query("DELETE FROM sending WHERE id = $1").bind(id).execute(&mut **tx).await?.rows_affected()
+            sqlx::query("DELETE FROM sending WHERE id = $1")
+                .bind(id)
+                .execute(&mut **tx)
+                .await?
+                .rows_affected()
         });
         tx.commit().await
     }
@@ -106,12 +110,14 @@ impl Store {
         let mut tx = self.db.begin().await?;
         let now = tx.now().await?;
         on!(&mut tx, |tx| {
-            sqlx::query("INSERT INTO forgotten (account, forgotten_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-                .bind(account.to_string())
-                .bind(now)
-                .execute(&mut **tx)
-                .await?
-                .rows_affected()
+            sqlx::query(
+                "INSERT INTO forgotten (account, forgotten_at) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            )
+            .bind(account.to_string())
+            .bind(now)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected()
         });
         tx.commit().await
     }

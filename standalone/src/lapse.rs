@@ -32,7 +32,8 @@ impl FromStr for Lapse {
         let (flight, real) = text.split_once('=').ok_or(invalid)?;
         let parse = |text| humantime::parse_duration(text).map_err(|_| invalid);
         let (flight, real) = (parse(flight)?, parse(real)?);
-        let fits = real.as_millis() > 0 && (1..=100_000).contains(&(flight.as_millis() / real.as_millis().max(1)));
+        let fits =
+            real.as_millis() > 0 && (1..=100_000).contains(&(flight.as_millis() / real.as_millis().max(1)));
         fits.then_some(Lapse { flight, real }).ok_or(invalid)
     }
 }
@@ -66,7 +67,9 @@ impl FlightTime {
     pub(crate) fn open(data_dir: &Path, lapse: Option<Lapse>) -> anyhow::Result<FlightTime> {
         let file = data_dir.join("flight-time.json");
         let memory: Option<Memory> = match std::fs::read(&file) {
-            Ok(text) => Some(serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))?),
+            Ok(text) => Some(
+                serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))?,
+            ),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| file.display().to_string()),
         };

@@ -62,10 +62,14 @@ impl App {
         let lock = lock(&folder.join("lock")).context("DATA_DIR")?;
         let replays = lacks_credentials(&config);
         if config.time_lapse.is_some() && !replays {
-            return Err(StartError::new("TIME_LAPSE: only recorded flights can run faster; unset OPENSKY_CLIENT_ID").into());
+            return Err(StartError::new(
+                "TIME_LAPSE: only recorded flights can run faster; unset OPENSKY_CLIENT_ID",
+            )
+            .into());
         }
         let flight_time = FlightTime::open(&folder, config.time_lapse)?;
-        let replay = if replays { Some(start_replay(&mut config, flight_time.clock.clone()).await?) } else { None };
+        let replay =
+            if replays { Some(start_replay(&mut config, flight_time.clock.clone()).await?) } else { None };
         let mail_folder = settle_mail(&mut config, &folder);
         let log = Log::open(&folder.join("bus.db")).await?;
         let parts = Parts {
@@ -95,7 +99,13 @@ impl App {
             replay,
             log,
             flight_time,
-            facts: Facts { data_dir: folder, public_url, mail_folder, lapse: config.time_lapse, new_certificate },
+            facts: Facts {
+                data_dir: folder,
+                public_url,
+                mail_folder,
+                lapse: config.time_lapse,
+                new_certificate,
+            },
             _lock: lock,
         })
     }
@@ -120,13 +130,18 @@ impl App {
         println!("  gateway   {public_url}  (self-signed certificate, {certificate}: use curl -k)");
         match &self.replay {
             Some(replay) => {
-                println!("  flights   recorded ones of April 2001, replayed as if they were today's (no OpenSky credentials)");
+                println!(
+                    "  flights   recorded ones of April 2001, replayed as if they were today's (no OpenSky credentials)"
+                );
                 println!("  replay    http://{}  (its faults: /admin/faults)", replay.addr());
             }
             None => println!("  flights   OpenSky Network"),
         }
         if let Some(lapse) = lapse {
-            println!("  time      {lapse}; it is now {}", common::clock::rfc3339(self.flight_time.clock.now()));
+            println!(
+                "  time      {lapse}; it is now {}",
+                common::clock::rfc3339(self.flight_time.clock.now())
+            );
         }
         match mail_folder {
             Some(folder) => println!("  mails     {}/*.eml", folder.display()),
@@ -190,7 +205,8 @@ fn lacks_credentials(config: &Config) -> bool {
 
 /// Starts the replay and points the collector to it. What it replays is complete, so nothing has to settle.
 async fn start_replay(config: &mut Config, clock: Clock) -> anyhow::Result<opensky_replay::App> {
-    let wanted = opensky_replay::Config { listen: config.replay_listen.clone(), ..opensky_replay::Config::default() };
+    let wanted =
+        opensky_replay::Config { listen: config.replay_listen.clone(), ..opensky_replay::Config::default() };
     let replay = opensky_replay::App::build(wanted, clock).await.context("REPLAY_LISTEN")?;
     let opensky = &mut config.opensky;
     opensky.opensky_api_url = format!("http://{}/api", replay.addr());
@@ -224,7 +240,8 @@ fn certificate(folder: &Path) -> anyhow::Result<((PathBuf, PathBuf), bool)> {
     let missing = !cert.exists() && !key.exists();
     if missing {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        gen_cert::generate(&gen_cert::Options::into_folder(folder), &Clock::System).context("a certificate")?;
+        gen_cert::generate(&gen_cert::Options::into_folder(folder), &Clock::System)
+            .context("a certificate")?;
     }
     Ok(((cert, key), missing))
 }

@@ -1,10 +1,10 @@
 //! The API on one screen.
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::{FromRef, State as Shared};
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
-use axum::Extension;
 use common::auth::{Caller, TOKEN_LIFETIME, Verifier};
 use common::clock::rfc3339;
 use common::http::{Json, Problem};

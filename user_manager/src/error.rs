@@ -1,10 +1,10 @@
 //! What can go wrong, and the one place that turns it into a status code.
 
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use common::auth;
 use common::http::Problem;
 use common::types::Invalid;
-use axum::http::StatusCode;
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]

@@ -73,7 +73,8 @@ impl App {
         let relay = Relay::new(db.clone(), bus.clone(), &config.node.node, &mut metrics);
         let store = Store::new(db);
         let verifier = Verifier::new(parts.clock.clone());
-        let tokens = Tokens::open(&store, parts.clock.now()).await.context("the signing keys cannot be read")?;
+        let tokens =
+            Tokens::open(&store, parts.clock.now()).await.context("the signing keys cannot be read")?;
         let state = State {
             clock: parts.clock,
             passwords: Passwords::new()?,

@@ -45,7 +45,8 @@ pub(crate) struct Passwords {
 impl Passwords {
     /// With OWASP's parameters for Argon2id: 19 MiB, two passes, one lane.
     pub(crate) fn new() -> anyhow::Result<Passwords> {
-        let params = Params::new(19 * 1024, 2, 1, None).map_err(|error| anyhow::anyhow!("argon2: {error}"))?;
+        let params =
+            Params::new(19 * 1024, 2, 1, None).map_err(|error| anyhow::anyhow!("argon2: {error}"))?;
         let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let nobody = hash(&argon, uuid::Uuid::new_v4().as_bytes())?;
         Ok(Passwords { places: Arc::new(Semaphore::new(AT_ONCE)), argon, nobody: nobody.into() })
@@ -58,13 +59,18 @@ impl Passwords {
     }
 
     /// Whether `password` is the one of `stored`; without a stored hash `false`, in like time.
-    pub(crate) async fn matches(&self, password: &SecretString, stored: Option<String>) -> Result<bool, Error> {
+    pub(crate) async fn matches(
+        &self,
+        password: &SecretString,
+        stored: Option<String>,
+    ) -> Result<bool, Error> {
         let known = stored.is_some();
         let stored = stored.unwrap_or_else(|| self.nobody.to_string());
         let password = password.clone();
         let matches = self
             .in_turn(move |argon| {
-                let stored = PasswordHash::new(&stored).map_err(|error| anyhow::anyhow!("stored hash: {error}"))?;
+                let stored =
+                    PasswordHash::new(&stored).map_err(|error| anyhow::anyhow!("stored hash: {error}"))?;
                 Ok(argon.verify_password(password.expose_secret().as_bytes(), &stored).is_ok())
             })
             .await?;

@@ -87,7 +87,10 @@ impl Store {
 
     pub(crate) async fn user_by_email(&self, email: &Email) -> anyhow::Result<Option<User>> {
         let row: Option<UserRow> = on!(&self.0, |pool| {
-            sqlx::query_as("SELECT * FROM users WHERE email = $1").bind(email.as_str()).fetch_optional(pool).await?
+            sqlx::query_as("SELECT * FROM users WHERE email = $1")
+                .bind(email.as_str())
+                .fetch_optional(pool)
+                .await?
         });
         row.map(UserRow::user).transpose()
     }

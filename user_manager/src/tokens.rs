@@ -49,7 +49,12 @@ impl Tokens {
     }
 
     /// Lets our own verifier know what the feed says.
-    pub(crate) async fn refresh(&self, store: &Store, verifier: &Verifier, now: i64) -> Result<(), sqlx::Error> {
+    pub(crate) async fn refresh(
+        &self,
+        store: &Store,
+        verifier: &Verifier,
+        now: i64,
+    ) -> Result<(), sqlx::Error> {
         verifier.load(&self.feed(store, now).await?);
         Ok(())
     }

@@ -320,3 +320,24 @@ async fn a_broker_that_is_away_is_no_reason_not_to_start() {
     // A stop ends the tries, at the latest with the one under way.
     making.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_failed_for_good_is_replaced() {
+    use rdkafka::types::{
+        RDKafkaApiKey, RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER as GAP,
+    };
+    topic!(Fatal, "test-fatal");
+    let broker = Broker::mock();
+    broker.create(Fatal::NAME, 1).await;
+    let args = broker.args("");
+    let stage = Stage::kafka("the mock", broker, args).await;
+    stage.publish::<Fatal>(&[("k", 0)]).await;
+    // What a broker says that was killed and has lost track of the producer.
+    stage.mock().unwrap().request_errors(RDKafkaApiKey::Produce, &[GAP]);
+    assert!(stage.bus.publish(vec![Note::<Fatal>::record("k", 1)]).await[0].is_err());
+    stage.publish::<Fatal>(&[("k", 2)]).await;
+    let (reading, seen) = stage.collect::<Fatal>(group());
+    seen.reaches(2).await;
+    assert_eq!(seen.of("k"), [0, 2]);
+    reading.stop().await;
+}

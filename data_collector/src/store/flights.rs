@@ -31,7 +31,12 @@ struct Row {
 type Rows = BTreeMap<(String, i64), Row>;
 
 /// Stores the flights that were seen at an airport.
-pub(super) async fn put(tx: &mut Tx, airport: Icao, arrivals: &[Flight], departures: &[Flight]) -> sqlx::Result<()> {
+pub(super) async fn put(
+    tx: &mut Tx,
+    airport: Icao,
+    arrivals: &[Flight],
+    departures: &[Flight],
+) -> sqlx::Result<()> {
     let here = || Some(airport.to_string());
     let mut rows = Rows::new();
     for flight in arrivals {
@@ -78,7 +83,8 @@ pub(super) async fn put(tx: &mut Tx, airport: Icao, arrivals: &[Flight], departu
 }
 
 fn add(rows: &mut Rows, flight: &Flight, departure_airport: Option<String>, arrival_airport: Option<String>) {
-    let callsign = flight.callsign.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+    let callsign =
+        flight.callsign.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
     let row = rows.entry((flight.icao24.clone(), flight.first_seen)).or_insert(Row {
         last_seen: flight.last_seen,
         departure_airport: None,

@@ -189,7 +189,12 @@ impl Store {
     }
 
     /// Notes that an account asks for a collection; `false` if it did within the last `seconds`.
-    pub(crate) async fn ask_collection(&self, account: Account, seconds: i64, now: i64) -> sqlx::Result<bool> {
+    pub(crate) async fn ask_collection(
+        &self,
+        account: Account,
+        seconds: i64,
+        now: i64,
+    ) -> sqlx::Result<bool> {
         on!(&self.0, |pool| {
             sqlx::query(
                 "INSERT INTO account (account, collect_asked_at) VALUES ($1, $2) \

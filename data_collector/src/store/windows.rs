@@ -83,10 +83,12 @@ impl Store {
     /// Makes the windows due that have closed since the last time, for every watched airport.
     pub(crate) async fn plan_all(&self, grid: Grid, now: i64, trace: &Trace) -> anyhow::Result<()> {
         let airports: Vec<String> = on!(&self.0, |pool| {
-            sqlx::query_scalar("SELECT airport FROM watched_airport WHERE planned_until < $1 ORDER BY airport")
-                .bind(grid.closed_until(now))
-                .fetch_all(pool)
-                .await?
+            sqlx::query_scalar(
+                "SELECT airport FROM watched_airport WHERE planned_until < $1 ORDER BY airport",
+            )
+            .bind(grid.closed_until(now))
+            .fetch_all(pool)
+            .await?
         });
         for airport in airports {
             let airport = airport.parse()?;
@@ -200,7 +202,9 @@ impl Store {
     ) -> anyhow::Result<Stored> {
         let counts = fetched.counts();
         let mut tx = self.0.begin().await?;
-        if !lock_airport(&mut tx, claim.airport).await? || !settle(&mut tx, claim, "stored", Some(counts)).await? {
+        if !lock_airport(&mut tx, claim.airport).await?
+            || !settle(&mut tx, claim, "stored", Some(counts)).await?
+        {
             return Ok(Stored::NoLonger);
         }
         flights::put(&mut tx, claim.airport, &fetched.arrivals, &fetched.departures).await?;
@@ -322,7 +326,11 @@ async fn settle(tx: &mut Tx, claim: &Claim, state: &str, counts: Option<Counts>)
 }
 
 /// The counts of a window, if it is stored and announced.
-pub(super) async fn announced(tx: &mut Tx, airport: Icao, window: Window) -> sqlx::Result<Option<CountedWindow>> {
+pub(super) async fn announced(
+    tx: &mut Tx,
+    airport: Icao,
+    window: Window,
+) -> sqlx::Result<Option<CountedWindow>> {
     let row: Option<CountRow> = on!(tx, |tx| {
         sqlx::query_as(
             "SELECT window_begin, window_end, arrivals, departures FROM airport_window \
@@ -356,14 +364,21 @@ impl CountRow {
 impl Announcer {
     /// Puts the messages of a locked airport's stored windows into the outbox, oldest first, up to a window that is
     /// still due. Windows before every interest's first evaluation have none, and hold nothing back.
-    pub(super) async fn announce(&self, tx: &mut Tx, airport: Icao, trace: &Trace, now: i64) -> anyhow::Result<usize> {
+    pub(super) async fn announce(
+        &self,
+        tx: &mut Tx,
+        airport: Icao,
+        trace: &Trace,
+        now: i64,
+    ) -> anyhow::Result<usize> {
         let interests: Vec<InterestRow> = on!(&mut *tx, |tx| {
             sqlx::query_as("SELECT * FROM user_interest WHERE airport = $1 ORDER BY account")
                 .bind(airport.as_str())
                 .fetch_all(&mut **tx)
                 .await?
         });
-        let interests = interests.into_iter().map(InterestRow::interest).collect::<anyhow::Result<Vec<_>>>()?;
+        let interests =
+            interests.into_iter().map(InterestRow::interest).collect::<anyhow::Result<Vec<_>>>()?;
         let first = interests.iter().map(|interest| interest.evaluate_from).min().unwrap_or(i64::MAX);
         let windows: Vec<CountRow> = on!(&mut *tx, |tx| {
             sqlx::query_as(

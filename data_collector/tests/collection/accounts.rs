@@ -33,7 +33,10 @@ async fn a_deleted_account_loses_its_interests_and_can_make_no_new_ones() {
         world.forget(&never).await;
         let lag = async || world.log.lag("collector_group", "user-forgotten").await.unwrap();
         eventually("all is read", async || (lag().await == 0).then_some(())).await;
-        assert_eq!(never.send(Method::PUT, "/interests/KBTV", json!({})).await.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            never.send(Method::PUT, "/interests/KBTV", json!({})).await.status(),
+            StatusCode::UNAUTHORIZED
+        );
         drop((ada, bob, never));
         world.stop().await;
     }
@@ -75,7 +78,10 @@ async fn a_collection_can_be_asked_for_once_a_minute() {
         assert_eq!(again.headers()["retry-after"], "60");
         problem(again, StatusCode::TOO_MANY_REQUESTS, "too-soon").await;
         // Each account has its own minute; a stored window is never fetched again, a new one is.
-        assert_eq!(bob.request(Method::POST, "/collect").send().await.unwrap().status(), StatusCode::ACCEPTED);
+        assert_eq!(
+            bob.request(Method::POST, "/collect").send().await.unwrap().status(),
+            StatusCode::ACCEPTED
+        );
         world.time.set(TODAY + DAY + 60);
         ada.collected().await;
         assert_eq!(world.replay.answered("arrival", 200).await, calls / 2 + 1);
@@ -94,11 +100,16 @@ async fn the_admin_port_tells_health_readiness_and_metrics() {
         }
         let metrics = eventually("the gauges are up to date", async || {
             let text = world.admin("/metrics").await.text().await.unwrap();
-            text.contains("vedetta_data_collector_outbox_waiting_messages{service=\"data_collector\",node=\"one\"} 0")
-                .then_some(text)
+            text.contains(
+                "vedetta_data_collector_outbox_waiting_messages{service=\"data_collector\",node=\"one\"} 0",
+            )
+            .then_some(text)
         })
         .await;
-        for line in ["stored_windows_total{service=\"data_collector\",node=\"one\"} 2", "breaker_state{service=\"data_collector\",node=\"one\"} 0"] {
+        for line in [
+            "stored_windows_total{service=\"data_collector\",node=\"one\"} 2",
+            "breaker_state{service=\"data_collector\",node=\"one\"} 0",
+        ] {
             assert!(metrics.contains(line), "{line} is not in\n{metrics}");
         }
     }

@@ -39,7 +39,10 @@ async fn the_latest_closed_window_makes_one_message_the_backfill_none_and_each_d
         assert_eq!(message.id, id(latest, "0"));
         assert_eq!((message.window_begin, message.window_end), (latest, TODAY));
         assert_eq!((message.arrival_count, message.departure_count), (arrivals, departures));
-        assert_eq!(message.previous, Some(PreviousCounts { arrival_count: before.0, departure_count: before.1 }));
+        assert_eq!(
+            message.previous,
+            Some(PreviousCounts { arrival_count: before.0, departure_count: before.1 })
+        );
         let history: Vec<i64> = (0..7).map(|n| total(TODAY - (7 - n) * DAY)).collect();
         assert_eq!(message.history, history);
         assert!(message.airport_name.as_deref().unwrap().contains("Burlington"));
@@ -60,10 +63,14 @@ async fn the_latest_closed_window_makes_one_message_the_backfill_none_and_each_d
             assert_eq!(messages[day].history.len(), 7 + day);
         }
         // A change's own message comes after all others of its window: there were no more.
-        json_of(ada.send(Method::PATCH, "/interests/KBTV", json!({"high_value": 30})).await, StatusCode::OK).await;
+        json_of(ada.send(Method::PATCH, "/interests/KBTV", json!({"high_value": 30})).await, StatusCode::OK)
+            .await;
         let messages = world.messages_when(4).await;
         let change = id(latest + 2 * DAY, &format!("s-{}-2", ada.account));
-        assert_eq!(ids(&messages), [id(latest, "0"), id(latest + DAY, "0"), id(latest + 2 * DAY, "0"), change]);
+        assert_eq!(
+            ids(&messages),
+            [id(latest, "0"), id(latest + DAY, "0"), id(latest + 2 * DAY, "0"), change]
+        );
     }
 }
 
@@ -116,14 +123,19 @@ async fn each_change_is_evaluated_at_once_under_a_revision_of_its_own() {
         let ada = world.person("ada@example.com");
         ada.put("KBTV", json!({})).await;
         world.messages_when(1).await;
-        let changes = [json!({"high_value": 20}), json!({"low_value": 10, "metric": "departures"}), json!({"high_value": null})];
+        let changes = [
+            json!({"high_value": 20}),
+            json!({"low_value": 10, "metric": "departures"}),
+            json!({"high_value": null}),
+        ];
         for change in changes {
             json_of(ada.send(Method::PATCH, "/interests/KBTV", change).await, StatusCode::OK).await;
         }
         let messages = world.messages_when(4).await;
         let part = |revision: i32| id(TODAY - DAY, &format!("s-{}-{revision}", ada.account));
         assert_eq!(ids(&messages)[1..], [part(2), part(3), part(4)]);
-        let values: Vec<_> = messages[1..].iter().map(|m| (m.users[0].low_value, m.users[0].high_value)).collect();
+        let values: Vec<_> =
+            messages[1..].iter().map(|m| (m.users[0].low_value, m.users[0].high_value)).collect();
         assert_eq!(values, [(Some(0), Some(20)), (Some(10), Some(20)), (Some(10), None)]);
         assert_eq!(messages[2].users[0].metric, Metric::Departures);
     }
@@ -155,7 +167,8 @@ async fn the_link_in_a_mail_ends_that_interest_without_a_login() {
         let messages = world.messages_when(2).await;
         let kbtv = messages.iter().find(|message| message.airport.as_str() == "KBTV").unwrap();
         let token = kbtv.users[0].unsubscribe.clone().unwrap();
-        let link = |method, token: &str| world.request(method, "/unsubscribe").query(&[("token", token)]).send();
+        let link =
+            |method, token: &str| world.request(method, "/unsubscribe").query(&[("token", token)]).send();
         // A mail scanner that opens the link changes nothing.
         let page = link(Method::GET, &token).await.unwrap();
         assert_eq!(page.status(), StatusCode::OK);
@@ -196,7 +209,8 @@ async fn an_airport_without_data_is_shown_so_and_evaluated_for_nobody() {
         assert_eq!(average["days_with_data"], 0);
         assert!(["arrivals", "departures", "total"].iter().all(|field| average[field].is_null()));
         // Nor is a change evaluated. What comes of an airport with data after that is all that comes.
-        json_of(ada.send(Method::PATCH, "/interests/EGLL", json!({"low_value": 9})).await, StatusCode::OK).await;
+        json_of(ada.send(Method::PATCH, "/interests/EGLL", json!({"low_value": 9})).await, StatusCode::OK)
+            .await;
         ada.put("KBTV", json!({})).await;
         let messages = world.messages_when(1).await;
         assert_eq!(ids(&messages), [id(TODAY - DAY, "0")]);
@@ -212,13 +226,20 @@ async fn a_zero_is_provisional_until_the_data_has_settled() {
         ada.put("KBTV", json!({})).await;
         // Of EGLL's windows the latest ended twelve hours ago; the one before has just settled.
         let status = ada.status_when("all but one", |status| status["waiting"] == 1).await;
-        let egll = status["airports"].as_array().unwrap().iter().find(|airport| airport["airport"] == "EGLL").unwrap();
+        let egll = status["airports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|airport| airport["airport"] == "EGLL")
+            .unwrap();
         assert_eq!((&egll["lag"], &egll["last_window"]["end"]), (&json!(1), &json!(rfc3339(TODAY - DAY))));
         world.time.set(NOON + DAY);
         let end = rfc3339(TODAY);
         ada.status_when("the settled zero is stored", |status| {
             let airports = status["airports"].as_array().unwrap();
-            airports.iter().any(|airport| airport["airport"] == "EGLL" && airport["last_window"]["end"] == end)
+            airports
+                .iter()
+                .any(|airport| airport["airport"] == "EGLL" && airport["last_window"]["end"] == end)
         })
         .await;
     }

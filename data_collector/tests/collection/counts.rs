@@ -62,8 +62,10 @@ async fn averages(ada: &Person<'_>, airport: &str) {
 
 async fn last(ada: &Person<'_>, airport: &str) {
     let known = expected::known(&AIRPORTS, BEGIN, TODAY);
-    let arrived = known.iter().filter(|flight| flight.est_arrival_airport == airport).map(|flight| flight.last_seen);
-    let departed = known.iter().filter(|flight| flight.est_departure_airport == airport).map(|flight| flight.first_seen);
+    let arrived =
+        known.iter().filter(|flight| flight.est_arrival_airport == airport).map(|flight| flight.last_seen);
+    let departed =
+        known.iter().filter(|flight| flight.est_departure_airport == airport).map(|flight| flight.first_seen);
     let last = ada.json(&format!("/airports/{airport}/last")).await;
     assert_eq!(last["arrival"]["last_seen"], rfc3339(arrived.max().unwrap()));
     assert_eq!(last["arrival"]["arrival_airport"], airport);
@@ -118,7 +120,8 @@ async fn flights(ada: &Person<'_>, airport: &str) {
         seen.filter(|seen| direction == "all" || seen.0 == direction).cloned().collect()
     };
     let (begin, end) = (TODAY - 5 * DAY - 3600, TODAY - 2 * DAY + 60);
-    let between = [format!("from={begin}&to={end}&"), format!("from={}&to={}&", rfc3339(begin), rfc3339(end))];
+    let between =
+        [format!("from={begin}&to={end}&"), format!("from={}&to={}&", rfc3339(begin), rfc3339(end))];
     for direction in ["all", "arrivals", "departures"] {
         for limit in [7, 100, 1000] {
             let path = format!("/airports/{airport}/flights?direction={direction}&");
@@ -128,9 +131,14 @@ async fn flights(ada: &Person<'_>, airport: &str) {
             assert_eq!(set, of(direction, i64::MIN, i64::MAX), "{airport} {direction} by {limit}");
         }
         for between in &between {
-            let found = pages(ada, &format!("/airports/{airport}/flights?direction={direction}&{between}"), 50).await;
+            let found =
+                pages(ada, &format!("/airports/{airport}/flights?direction={direction}&{between}"), 50).await;
             let set: BTreeSet<Seen> = found.iter().cloned().collect();
-            assert_eq!((found.len(), &set), (set.len(), &of(direction, begin, end)), "{airport} {direction} {between}");
+            assert_eq!(
+                (found.len(), &set),
+                (set.len(), &of(direction, begin, end)),
+                "{airport} {direction} {between}"
+            );
         }
     }
 }

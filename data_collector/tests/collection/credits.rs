@@ -13,14 +13,21 @@ async fn an_empty_bucket_pauses_until_retry_after_and_is_no_failure() {
     for db in databases().await {
         // Three seconds before midnight, when the bucket is full again.
         let now = TODAY - 3;
-        let setup = Setup { flags: &["--collect-backfill", "2d", "--breaker-failure-threshold", "1"], now, ..Setup::default() };
+        let setup = Setup {
+            flags: &["--collect-backfill", "2d", "--breaker-failure-threshold", "1"],
+            now,
+            ..Setup::default()
+        };
         let world = World::with(&db, setup).await;
         let ada = world.person("ada@example.com");
         world.replay.faults(json!({"credits_remaining": 0})).await;
         ada.put("KBTV", json!({})).await;
         let status = ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
         assert!(status["obstacle"].as_str().unwrap().contains("credits"), "{status}");
-        assert_eq!((&status["breaker"]["state"], &status["breaker"]["counters"]["failures"]), (&json!("closed"), &json!(0)));
+        assert_eq!(
+            (&status["breaker"]["state"], &status["breaker"]["counters"]["failures"]),
+            (&json!("closed"), &json!(0))
+        );
         assert_eq!(world.replay.stats().await["arrival"], json!({"429": 1}));
         world.time.advance(Duration::from_secs(3));
         ada.send(Method::POST, "/collect", json!({})).await;
@@ -39,7 +46,9 @@ async fn the_days_credits_are_never_overdrawn_and_come_back_with_the_flight_day(
         let ada = world.person("ada@example.com");
         ada.put("KBTV", json!({})).await;
         for day in 0..2 {
-            let used_up = |status: &serde_json::Value| status["obstacle"].as_str().is_some_and(|text| text.contains("credits"));
+            let used_up = |status: &serde_json::Value| {
+                status["obstacle"].as_str().is_some_and(|text| text.contains("credits"))
+            };
             eventually("two windows a day", async || {
                 (ada.daily("KBTV").await.len() == 2 * (day + 1)).then_some(())
             })
@@ -48,7 +57,10 @@ async fn the_days_credits_are_never_overdrawn_and_come_back_with_the_flight_day(
             assert_eq!(status["credits"], json!({"remaining": 4, "daily": 20}));
             assert_eq!(status["waiting"], 5 - day);
             ada.send(Method::POST, "/collect", json!({})).await;
-            assert_eq!(world.replay.calls().await - world.replay.answered("arrival", 401).await, 4 * (day as u64 + 1));
+            assert_eq!(
+                world.replay.calls().await - world.replay.answered("arrival", 401).await,
+                4 * (day as u64 + 1)
+            );
             world.time.advance(Duration::from_secs(DAY as u64));
         }
     }
@@ -57,7 +69,8 @@ async fn the_days_credits_are_never_overdrawn_and_come_back_with_the_flight_day(
 #[tokio::test]
 async fn calls_without_an_answer_use_up_no_credits() {
     for db in databases().await {
-        let flags = ["--opensky-daily-credits", "100", "--breaker-failure-threshold", "3", "--breaker-timeout", "1h"];
+        let flags =
+            ["--opensky-daily-credits", "100", "--breaker-failure-threshold", "3", "--breaker-timeout", "1h"];
         let world = World::new(&db, &flags).await;
         let ada = world.person("ada@example.com");
         world.replay.faults(json!({"outage": true})).await;

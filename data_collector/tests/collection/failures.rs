@@ -30,7 +30,8 @@ fn breaker(state: &'static str) -> impl Fn(&Value) -> bool {
 #[tokio::test]
 async fn the_breaker_opens_after_exactly_the_threshold_and_then_lets_nothing_through() {
     for db in databases().await {
-        let flags = ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1h"];
+        let flags =
+            ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1h"];
         let world = World::new(&db, &flags).await;
         let ada = world.person("ada@example.com");
         world.replay.faults(json!({"outage": true})).await;
@@ -53,12 +54,15 @@ async fn the_breaker_opens_after_exactly_the_threshold_and_then_lets_nothing_thr
 #[tokio::test]
 async fn after_an_outage_a_trial_closes_the_breaker_and_everything_arrives() {
     for db in databases().await {
-        let flags = ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1s"];
+        let flags =
+            ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1s"];
         let world = World::new(&db, &flags).await;
         let ada = world.person("ada@example.com");
         world.replay.faults(json!({"outage": true})).await;
         ada.put("KBTV", json!({})).await;
-        let opened = |times: i64| move |status: &Value| status["breaker"]["counters"]["opened"].as_i64() >= Some(times);
+        let opened = |times: i64| {
+            move |status: &Value| status["breaker"]["counters"]["opened"].as_i64() >= Some(times)
+        };
         let status = ada.status_when("a failed trial", opened(2)).await;
         // Two failures opened it, each further one was the only call of its trial.
         let counters = &status["breaker"]["counters"];
@@ -75,7 +79,8 @@ async fn after_an_outage_a_trial_closes_the_breaker_and_everything_arrives() {
 #[tokio::test]
 async fn a_broken_answer_is_a_failure_and_no_count() {
     for db in databases().await {
-        let flags = ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1s"];
+        let flags =
+            ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1s"];
         let world = World::new(&db, &flags).await;
         let ada = world.person("ada@example.com");
         world.replay.faults(json!({"truncate_rate": 1.0})).await;
@@ -94,7 +99,8 @@ async fn an_answer_in_one_direction_only_is_no_count() {
         let ada = world.person("ada@example.com");
         world.replay.faults(json!({"error_rate": 0.5})).await;
         ada.put("KBTV", json!({})).await;
-        eventually("a failure", async || (world.replay.answered("departure", 500).await > 0).then_some(())).await;
+        eventually("a failure", async || (world.replay.answered("departure", 500).await > 0).then_some(()))
+            .await;
         world.replay.faults(json!({"error_rate": 0.0})).await;
         ada.send(Method::POST, "/collect", json!({})).await;
         all_is_well(&world, &ada).await;
@@ -108,7 +114,8 @@ async fn an_unreachable_or_silent_service_opens_the_breaker_too() {
         let unreachable = ["--opensky-api-url", "http://127.0.0.1:9/api"];
         let silent = ["--opensky-timeout", "100ms"];
         for flags in [unreachable, silent] {
-            let flags = [&flags[..], &["--breaker-failure-threshold", "2", "--breaker-timeout", "1h"]].concat();
+            let flags =
+                [&flags[..], &["--breaker-failure-threshold", "2", "--breaker-timeout", "1h"]].concat();
             let world = World::new(&db, &flags).await;
             let ada = world.person("ada@example.com");
             if flags.contains(&"100ms") {
@@ -127,7 +134,12 @@ async fn an_unreachable_or_silent_service_opens_the_breaker_too() {
 async fn a_trial_whose_failure_does_not_count_is_not_repeated_without_end() {
     for db in databases().await {
         let flags = [
-            "--breaker-failure-threshold", "1", "--breaker-timeout", "1s", "--breaker-expected-errors", "server",
+            "--breaker-failure-threshold",
+            "1",
+            "--breaker-timeout",
+            "1s",
+            "--breaker-expected-errors",
+            "server",
         ];
         let world = World::new(&db, &flags).await;
         let ada = world.person("ada@example.com");
@@ -147,7 +159,8 @@ async fn a_trial_whose_failure_does_not_count_is_not_repeated_without_end() {
 #[tokio::test]
 async fn windows_that_are_never_answered_do_not_keep_the_breaker_open_for_the_others() {
     for db in databases().await {
-        let flags = ["--collect-backfill", "3d", "--breaker-failure-threshold", "1", "--breaker-timeout", "1s"];
+        let flags =
+            ["--collect-backfill", "3d", "--breaker-failure-threshold", "1", "--breaker-timeout", "1s"];
         let world = World::new(&db, &flags).await;
         world.proxy.fail(|airport, _| airport == "KORF");
         let (ada, bob) = (world.person("ada@example.com"), world.person("bob@example.com"));
@@ -202,14 +215,22 @@ async fn rejected_credentials_stop_collection_and_say_so() {
     for db in databases().await {
         let clients = vec!["id:right".parse().unwrap()];
         let replay = opensky_replay::Config { clients, ..Setup::default().replay };
-        let setup = Setup { flags: &["--breaker-failure-threshold", "1"], replay, credentials: Some(("id", "wrong")), ..Setup::default() };
+        let setup = Setup {
+            flags: &["--breaker-failure-threshold", "1"],
+            replay,
+            credentials: Some(("id", "wrong")),
+            ..Setup::default()
+        };
         let world = World::with(&db, setup).await;
         let ada = world.person("ada@example.com");
         ada.put("KBTV", json!({})).await;
         let status = ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
         assert!(status["obstacle"].as_str().unwrap().contains("OPENSKY_CLIENT_SECRET"), "{status}");
         assert!(!status.to_string().contains("wrong"));
-        assert_eq!((&status["breaker"]["state"], &status["breaker"]["counters"]["failures"]), (&json!("closed"), &json!(0)));
+        assert_eq!(
+            (&status["breaker"]["state"], &status["breaker"]["counters"]["failures"]),
+            (&json!("closed"), &json!(0))
+        );
         ada.send(Method::POST, "/collect", json!({})).await;
         ada.put("KORF", json!({})).await;
         nothing_is_counted(&world, &ada).await;

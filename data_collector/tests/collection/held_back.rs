@@ -50,14 +50,18 @@ async fn a_window_that_fails_holds_back_the_messages_of_later_ones_but_not_their
 #[tokio::test]
 async fn a_window_that_is_given_up_holds_back_nothing_any_more() {
     for db in databases().await {
-        let flags = ["--collect-backfill", "3d", "--collect-give-up", "36h", "--breaker-failure-threshold", "100"];
+        let flags =
+            ["--collect-backfill", "3d", "--collect-give-up", "36h", "--breaker-failure-threshold", "100"];
         let world = World::new(&db, &flags).await;
         let ada = world.person("ada@example.com");
         world.replay.faults(json!({"outage": true})).await;
         ada.put("KBTV", json!({})).await;
         // The oldest window ended 60 hours ago. The one before the latest ended 36 hours ago: its time is not over.
         ada.status_when("one is given up", |status| status["waiting"] == 2).await;
-        eventually("the others were tried", async || (world.replay.answered("token", 503).await == 3).then_some(())).await;
+        eventually("the others were tried", async || {
+            (world.replay.answered("token", 503).await == 3).then_some(())
+        })
+        .await;
         world.replay.faults(json!({"outage": false})).await;
         ada.send(Method::POST, "/collect", json!({})).await;
         ada.collected().await;

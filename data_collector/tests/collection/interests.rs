@@ -50,7 +50,11 @@ async fn a_change_keeps_what_it_leaves_out_and_null_clears() {
     for db in databases().await {
         let world = quiet(&db, &[]).await;
         let ada = world.person("ada@example.com");
-        ada.put("KJFK", json!({"low_value": 5, "high_value": 9, "metric": "arrivals", "notify": "on_change"})).await;
+        ada.put(
+            "KJFK",
+            json!({"low_value": 5, "high_value": 9, "metric": "arrivals", "notify": "on_change"}),
+        )
+        .await;
         for (method, body, expected) in [
             (Method::PATCH, json!({"high_value": 20}), (Some(5), Some(20))),
             (Method::PUT, json!({"low_value": 7}), (Some(7), Some(20))),
@@ -95,7 +99,10 @@ async fn bad_values_are_refused_and_change_nothing() {
             }
         }
         assert_eq!(thresholds(&ada.json("/interests/KJFK").await), (Some(5), Some(9)));
-        let broken = ada.request(Method::PATCH, "/interests/KJFK").header("content-type", "application/json").body("{");
+        let broken = ada
+            .request(Method::PATCH, "/interests/KJFK")
+            .header("content-type", "application/json")
+            .body("{");
         problem(broken.send().await.unwrap(), StatusCode::BAD_REQUEST, "bad-request").await;
     }
 }
@@ -109,7 +116,12 @@ async fn an_unknown_airport_is_answered_with_those_that_are_nearest() {
         let body = problem(refused, UNPROCESSABLE, "unknown-airport").await;
         assert!(body["nearest"].as_array().unwrap().contains(&json!("KJFK")), "{body}");
         for bad in ["JFK", "KJFKK", "K%20FK", "%F0%9F%9B%AB"] {
-            problem(ada.send(Method::PUT, &format!("/interests/{bad}"), json!({})).await, UNPROCESSABLE, "invalid").await;
+            problem(
+                ada.send(Method::PUT, &format!("/interests/{bad}"), json!({})).await,
+                UNPROCESSABLE,
+                "invalid",
+            )
+            .await;
         }
         assert_eq!(ada.json("/interests").await, json!({"items": [], "next_cursor": null}));
         let found = ada.json("/airports?query=kennedy").await;
@@ -144,7 +156,8 @@ async fn at_the_limit_many_at_once_do_not_get_past_it() {
         let ada = world.person("ada@example.com");
         let airports = ["KJFK", "KBOS", "KORD", "KBTV", "KORF", "KSFO", "KLAX", "KSEA"];
         let puts = airports.map(|airport| format!("/interests/{airport}"));
-        let answers = futures::future::join_all(puts.iter().map(|path| ada.send(Method::PUT, path, json!({})))).await;
+        let answers =
+            futures::future::join_all(puts.iter().map(|path| ada.send(Method::PUT, path, json!({})))).await;
         let made = answers.iter().filter(|answer| answer.status() == StatusCode::CREATED).count();
         let refused = answers.iter().filter(|answer| answer.status() == StatusCode::CONFLICT).count();
         assert_eq!((made, refused), (3, 5));
@@ -174,7 +187,9 @@ async fn what_an_account_has_nobody_else_sees_or_changes() {
         }
         assert_eq!(eve.json("/interests").await["items"], json!([]));
         // One's own address may be there, in whatever case.
-        let own = ada.send(Method::PATCH, "/interests/KJFK", json!({"email": "ADA@example.com", "high_value": 1})).await;
+        let own = ada
+            .send(Method::PATCH, "/interests/KJFK", json!({"email": "ADA@example.com", "high_value": 1}))
+            .await;
         assert_eq!(json_of(own, StatusCode::OK).await["high_value"], 1);
     }
 }

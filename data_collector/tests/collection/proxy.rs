@@ -22,7 +22,8 @@ impl Proxy {
     /// In front of the replay at that address; nothing fails. Gives its own address too.
     pub(crate) async fn start(replay: &str) -> (Proxy, String) {
         let http = common::http::client(Duration::from_secs(30)).unwrap();
-        let proxy = Proxy { replay: replay.to_owned(), http, fails: Arc::new(Mutex::new(Arc::new(|_, _| false))) };
+        let proxy =
+            Proxy { replay: replay.to_owned(), http, fails: Arc::new(Mutex::new(Arc::new(|_, _| false))) };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(forward).with_state(proxy.clone());
@@ -46,11 +47,19 @@ async fn forward(
         return (StatusCode::BAD_GATEWAY, "as asked for").into_response();
     }
     let url = format!("{}{}", proxy.replay, request.uri());
-    let answer = proxy.http.get(url).header("authorization", &request.headers()["authorization"]).send().await.unwrap();
+    let answer = proxy
+        .http
+        .get(url)
+        .header("authorization", &request.headers()["authorization"])
+        .send()
+        .await
+        .unwrap();
     let headers = answer.headers().clone();
     let mut response = (answer.status(), answer.bytes().await.unwrap()).into_response();
     for name in ["x-rate-limit-remaining", "x-rate-limit-retry-after-seconds"] {
-        response.headers_mut().extend(headers.get(name).map(|value| (HeaderName::from_static(name), value.clone())));
+        response
+            .headers_mut()
+            .extend(headers.get(name).map(|value| (HeaderName::from_static(name), value.clone())));
     }
     response
 }

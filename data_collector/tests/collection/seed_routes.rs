@@ -21,12 +21,18 @@ async fn interests_are_subscribed_and_removed_one_or_several_at_a_time() {
         };
         let one = call(Method::POST, "/subscribeInterest", json!("kjfk")).await;
         assert_eq!(statuses(&one), [("KJFK", 201)]);
-        assert_eq!((&one["results"][0]["high_value"], &one["results"][0]["low_value"]), (&json!(300), &json!(0)));
-        let list = call(Method::POST, "/subscribeInterest", json!(["KBOS", "kbos", "XXXX", "KJFK", "no", "KBOS "])).await;
+        assert_eq!(
+            (&one["results"][0]["high_value"], &one["results"][0]["low_value"]),
+            (&json!(300), &json!(0))
+        );
+        let list =
+            call(Method::POST, "/subscribeInterest", json!(["KBOS", "kbos", "XXXX", "KJFK", "no", "KBOS "]))
+                .await;
         assert_eq!(statuses(&list), [("KBOS", 201), ("XXXX", 422), ("KJFK", 200), ("NO", 422)]);
         assert_eq!(list["results"][1]["type"], "urn:vedetta:problem:unknown-airport");
         let items = ada.json("/interests").await["items"].clone();
-        let codes: Vec<&str> = items.as_array().unwrap().iter().map(|item| item["airport"].as_str().unwrap()).collect();
+        let codes: Vec<&str> =
+            items.as_array().unwrap().iter().map(|item| item["airport"].as_str().unwrap()).collect();
         assert_eq!(codes, ["KBOS", "KJFK"]);
         let removed = call(Method::DELETE, "/removeInterest", json!(["KJFK", "KJFK", "KORD", "bad"])).await;
         assert_eq!(statuses(&removed), [("KJFK", 200), ("KORD", 404), ("BAD", 422)]);
@@ -70,7 +76,11 @@ async fn thresholds_are_modified_under_both_spellings() {
             (json!({"icao": "KBOS", "high_value": 99}), StatusCode::NOT_FOUND),
             (json!({"icao": "KJFK", "high_value": 99, "email": "eve@example.com"}), StatusCode::FORBIDDEN),
         ] {
-            assert_eq!(ada.send(Method::POST, "/modifyTreshold", body.clone()).await.status(), status, "{body}");
+            assert_eq!(
+                ada.send(Method::POST, "/modifyTreshold", body.clone()).await.status(),
+                status,
+                "{body}"
+            );
         }
         for (method, path) in [(Method::POST, "/subscribeInterest"), (Method::DELETE, "/removeInterest")] {
             let body = json!({"email": "ada@example.com", "interessi": "KJFK"});
@@ -87,18 +97,33 @@ async fn flights_are_told_as_under_the_names_of_today() {
         let ada = world.person("ada@example.com");
         ada.put("KBTV", json!({})).await;
         ada.collected().await;
-        assert_eq!(ada.json("/flights/info?icao=kbtv").await["items"], ada.json("/airports/KBTV/flights").await["items"]);
-        let (seed, today) = (ada.json("/flights/last?airport=KBTV").await, ada.json("/airports/KBTV/last").await);
+        assert_eq!(
+            ada.json("/flights/info?icao=kbtv").await["items"],
+            ada.json("/airports/KBTV/flights").await["items"]
+        );
+        let (seed, today) =
+            (ada.json("/flights/last?airport=KBTV").await, ada.json("/airports/KBTV/last").await);
         assert_eq!(seed, today);
         for (seed, today) in [("arrival", "arrivals"), ("departure", "departures")] {
             let path = format!("/airports/KBTV/last?direction={today}");
-            assert_eq!(ada.json(&format!("/flights/last?airport=KBTV&type={seed}")).await, ada.json(&path).await);
+            assert_eq!(
+                ada.json(&format!("/flights/last?airport=KBTV&type={seed}")).await,
+                ada.json(&path).await
+            );
             let path = format!("/airports/KBTV/average?days=2&direction={today}");
             let seed = format!("/flights/average?airport=KBTV&days=2&type={seed}");
             assert_eq!(ada.json(&seed).await, ada.json(&path).await);
         }
-        problem(ada.get("/flights/info?icao=KBTX").await, StatusCode::UNPROCESSABLE_ENTITY, "unknown-airport").await;
-        assert_eq!(ada.get("/flights/last?airport=KBTV&type=sideways").await.status(), StatusCode::BAD_REQUEST);
+        problem(
+            ada.get("/flights/info?icao=KBTX").await,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "unknown-airport",
+        )
+        .await;
+        assert_eq!(
+            ada.get("/flights/last?airport=KBTV&type=sideways").await.status(),
+            StatusCode::BAD_REQUEST
+        );
         assert_eq!(ada.get("/flights/info").await.status(), StatusCode::BAD_REQUEST);
     }
 }

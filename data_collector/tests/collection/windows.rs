@@ -47,8 +47,10 @@ async fn windows_of_six_hours_add_up_to_the_same_days() {
         // At noon the morning's two windows are closed as well; of the day before yesterday half is collected. Arrivals
         // of today are not there yet: a batch at night finds them.
         let end = rfc3339(NOON);
-        ada.status_when("all windows", |status| status["waiting"] == 0 && status["airports"][0]["last_window"]["end"] == end)
-            .await;
+        ada.status_when("all windows", |status| {
+            status["waiting"] == 0 && status["airports"][0]["last_window"]["end"] == end
+        })
+        .await;
         assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - DAY, TODAY));
         let message = &world.messages_when(1).await[0];
         assert_eq!(message.id, format!("KBTV/{}/6h/0", rfc3339(NOON - 6 * 3600)));
@@ -68,7 +70,10 @@ async fn an_airport_is_taken_up_again_where_it_was_left_without_a_window_twice()
         assert_eq!(ada.delete("/interests/KBTV").await.status(), 204);
         // Nobody watches for five days.
         world.time.set(NOON + 5 * DAY);
-        eventually("a cycle", async || (ada.status().await["last_cycle"] == rfc3339(NOON + 5 * DAY)).then_some(())).await;
+        eventually("a cycle", async || {
+            (ada.status().await["last_cycle"] == rfc3339(NOON + 5 * DAY)).then_some(())
+        })
+        .await;
         assert_eq!(world.replay.answered("departure", 200).await, 3);
         ada.put("KBTV", json!({})).await;
         ada.collected().await;

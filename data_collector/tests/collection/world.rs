@@ -58,7 +58,8 @@ impl Replay {
 
     /// Changes what goes wrong.
     pub(crate) async fn faults(&self, change: Value) {
-        let response = self.http.patch(format!("{}/admin/faults", self.url)).json(&change).send().await.unwrap();
+        let response =
+            self.http.patch(format!("{}/admin/faults", self.url)).json(&change).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
     }
 
@@ -144,7 +145,8 @@ impl World {
         ];
         // What the test says comes first.
         let defaults = defaults.into_iter().filter(|(flag, _)| !setup.flags.contains(flag));
-        let mut flags: Vec<&str> = setup.flags.iter().copied().chain(defaults.flat_map(<[&str; 2]>::from)).collect();
+        let mut flags: Vec<&str> =
+            setup.flags.iter().copied().chain(defaults.flat_map(<[&str; 2]>::from)).collect();
         if let Some((id, secret)) = setup.credentials {
             flags.extend(["--opensky-client-id", id, "--opensky-client-secret", secret]);
         }
@@ -168,7 +170,10 @@ impl World {
         self.service = Some(Service { api, admin, running, stop: token.drop_guard() });
         // The keys have been read when a token is accepted.
         let nobody = self.person("nobody@example.com");
-        eventually("keys", async || (nobody.get("/interests").await.status() == StatusCode::OK).then_some(())).await;
+        eventually("keys", async || {
+            (nobody.get("/interests").await.status() == StatusCode::OK).then_some(())
+        })
+        .await;
     }
 
     /// Ends the service in the middle of what it does.
@@ -325,7 +330,10 @@ pub(crate) async fn problem(response: Response, status: StatusCode, slug: &str) 
 }
 
 /// Asks again until there is an answer, for half a minute.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let polled = async {
         loop {
             if let Some(found) = ask().await {

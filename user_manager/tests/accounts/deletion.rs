@@ -10,13 +10,16 @@ async fn a_deleted_account_is_gone_for_everybody_at_once() {
         let service = Service::start(&db).await;
         let profile = service.register("ada@example.com").await;
         let token = service.login("ada@example.com", PASSWORD).await;
-        let request = service.request(Method::DELETE, "/me").bearer_auth(&token).header("x-request-id", "r-42");
+        let request =
+            service.request(Method::DELETE, "/me").bearer_auth(&token).header("x-request-id", "r-42");
         assert_eq!(request.send().await.unwrap().status(), StatusCode::NO_CONTENT);
 
         problem(service.me(&token).await, StatusCode::UNAUTHORIZED, "unauthorized").await;
         assert_eq!(service.try_login("ada@example.com", PASSWORD).await, StatusCode::UNAUTHORIZED);
         let feed = service.feed().await;
-        assert!(feed.revoked.iter().any(|revoked| revoked.sub.to_string() == profile["id"].as_str().unwrap()));
+        assert!(
+            feed.revoked.iter().any(|revoked| revoked.sub.to_string() == profile["id"].as_str().unwrap())
+        );
         assert!(service.verifier().await.verify(&token).is_err());
 
         let told = eventually("user-forgotten on the bus", async || {

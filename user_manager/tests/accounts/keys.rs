@@ -30,7 +30,8 @@ async fn a_deletion_outlives_a_restart_and_is_told_even_if_the_process_ended_bef
         let service = Service::start(&db).await;
         assert_eq!(service.me(&token).await.status(), StatusCode::UNAUTHORIZED);
         eventually("user-forgotten on one of the two logs", async || {
-            let (before, after) = (log.read_all("user-forgotten").await, service.log.read_all("user-forgotten").await);
+            let (before, after) =
+                (log.read_all("user-forgotten").await, service.log.read_all("user-forgotten").await);
             (before.unwrap().len() + after.unwrap().len() == 1).then_some(())
         })
         .await;

@@ -37,7 +37,10 @@ async fn within_one_second_each_change_and_the_deletion_end_the_tokens_before_th
         for _ in 0..3 {
             let token = service.login("ada@example.com", passwords[0]).await;
             assert_eq!(service.me(&token).await.status(), StatusCode::OK);
-            assert_eq!(change(&service, &token, passwords[0], passwords[1]).await.status(), StatusCode::NO_CONTENT);
+            assert_eq!(
+                change(&service, &token, passwords[0], passwords[1]).await.status(),
+                StatusCode::NO_CONTENT
+            );
             assert_eq!(service.me(&token).await.status(), StatusCode::UNAUTHORIZED);
             passwords.reverse();
         }
@@ -56,7 +59,12 @@ async fn a_change_needs_the_current_password_and_a_good_new_one() {
         let token = service.login("ada@example.com", PASSWORD).await;
         let wrong = change(&service, &token, "not the password", NEXT).await;
         problem(wrong, StatusCode::UNAUTHORIZED, "wrong-credentials").await;
-        problem(change(&service, &token, PASSWORD, "short").await, StatusCode::UNPROCESSABLE_ENTITY, "invalid").await;
+        problem(
+            change(&service, &token, PASSWORD, "short").await,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid",
+        )
+        .await;
         assert_eq!(change(&service, "x", PASSWORD, NEXT).await.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(service.me(&token).await.status(), StatusCode::OK);
         service.login("ada@example.com", PASSWORD).await;

@@ -84,7 +84,8 @@ async fn what_is_no_json_request_is_told_so() {
         let service = Service::start(&db).await;
         let send = |kind: Option<&'static str>, body: String| {
             let request = service.request(Method::POST, "/register").body(body);
-            let request = kind.map_or(request.try_clone().unwrap(), |kind| request.header("content-type", kind));
+            let request =
+                kind.map_or(request.try_clone().unwrap(), |kind| request.header("content-type", kind));
             async move { request.send().await.unwrap() }
         };
         let json = Some("application/json");

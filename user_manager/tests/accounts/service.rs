@@ -143,7 +143,10 @@ pub(crate) async fn problem(response: Response, status: StatusCode, slug: &str) 
 }
 
 /// Asks again until there is an answer, for half a minute.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let polled = async {
         loop {
             if let Some(found) = ask().await {

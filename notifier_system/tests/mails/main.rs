@@ -1,0 +1,9 @@
+//! notifier_system as the bus and a mail server meet it, on SQLite and on PostgreSQL.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
+mod folder;
+mod service;
+mod sink;
+mod smtp;
+mod start;

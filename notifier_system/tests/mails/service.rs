@@ -1,0 +1,134 @@
+//! A notifier_system with a bus in a temporary file.
+
+use std::future::Future;
+use std::time::Duration;
+
+use clap::Parser;
+use common::bus::{Bus, Log, Record};
+use common::messages::{Letter, UserForgotten};
+use common::service::Parts;
+use common::testing::{TestDb, temp_path};
+use common::trace::Trace;
+use common::types::Account;
+use notifier_system::{App, Config};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// The databases to run a test on.
+pub(crate) async fn databases() -> Vec<TestDb> {
+    common::testing::databases("notifier_system").await
+}
+
+/// The options as the command line gives them.
+pub(crate) fn config(db: &TestDb, mail_url: &str, flags: &[&str]) -> Config {
+    let fixed = ["notifier_system", "--admin-listen", "127.0.0.1:0", "--node", "one"];
+    let given = ["--database-url", db.url.expose_secret(), "--mail-url", mail_url];
+    Cli::try_parse_from(fixed.iter().chain(&given).chain(flags)).unwrap().config
+}
+
+/// A running notifier_system; it stops when it is dropped.
+pub(crate) struct Service {
+    pub(crate) log: Log,
+    pub(crate) admin: String,
+    running: JoinHandle<anyhow::Result<()>>,
+    stop: DropGuard,
+}
+
+impl Service {
+    pub(crate) async fn start(db: &TestDb, mail_url: &str) -> Service {
+        eprintln!("on {}", db.name);
+        let log = Log::open(&temp_path("bus.db")).await.unwrap();
+        Service::on(log, db, mail_url, &[]).await
+    }
+
+    /// On a log that is there already.
+    pub(crate) async fn on(log: Log, db: &TestDb, mail_url: &str, flags: &[&str]) -> Service {
+        let parts = Parts { bus: Some(Bus::Embedded(log.clone())), ..Parts::default() };
+        let app = App::build(config(db, mail_url, flags), parts).await.unwrap();
+        let admin = format!("http://{}", app.addr());
+        let token = CancellationToken::new();
+        let running = tokio::spawn(app.run(token.clone()));
+        Service { log, admin, running, stop: token.drop_guard() }
+    }
+
+    /// Stops it, waits until it has, and gives the log back.
+    pub(crate) async fn stop(self) -> Log {
+        drop(self.stop);
+        self.running.await.unwrap().unwrap();
+        self.log
+    }
+
+    /// Puts JSON into the topic of letters, as the request `r-1`.
+    pub(crate) async fn post(&self, letter: &Value) {
+        post(&self.log, letter).await;
+    }
+
+    pub(crate) async fn forget(&self, account: Account) {
+        let message = UserForgotten { account, email: "ada@example.com".parse().unwrap() };
+        publish(&self.log, Record::of(&message, &Trace::start()).unwrap()).await;
+    }
+
+    /// Waits until everything in both topics is handled.
+    pub(crate) async fn settled(&self) {
+        eventually("all is handled", async || {
+            let letters = self.log.lag("notifier_group", "to-notifier").await.unwrap();
+            let forgotten = self.log.lag("notifier_group", "user-forgotten").await.unwrap();
+            (letters + forgotten == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// What could not be delivered, with the reason.
+    pub(crate) async fn dead(&self) -> Vec<(Value, String)> {
+        let records = self.log.read_all("to-notifier.dead").await.unwrap();
+        let dead = |record: Record| {
+            (serde_json::from_slice(&record.payload).unwrap(), record.headers["reason"].clone())
+        };
+        records.into_iter().map(dead).collect()
+    }
+}
+
+pub(crate) async fn post(log: &Log, letter: &Value) {
+    let trace = Trace { request_id: "r-1".into(), traceparent: None };
+    let key = letter["email"].as_str().unwrap_or_default().to_owned();
+    let payload = letter.to_string().into_bytes();
+    publish(log, Record { topic: "to-notifier".into(), key, payload, headers: trace.headers() }).await;
+}
+
+async fn publish(log: &Log, record: Record) {
+    let bus = Bus::Embedded(log.clone());
+    bus.publish(vec![record]).await.into_iter().for_each(Result::unwrap);
+}
+
+/// An alert as alert_system makes it.
+pub(crate) fn letter(id: &str, email: &str) -> Value {
+    let letter = json!({
+        "id": id, "account": "6b1d3f0e-6a41-4a41-9f3a-0d5b7a3f1c22", "email": email,
+        "subject": "KJFK: 351 flights, above your high threshold of 200", "body": "Monday – 351 flights.\n",
+        "airport": "KJFK", "condition": "high", "metric": "total", "value": 351, "threshold": 200,
+        "window_begin": 986_256_000, "window_end": 986_342_400, "history": [329, 351], "unsubscribe": "a.KJFK.s"
+    });
+    serde_json::from_value::<Letter>(letter.clone()).unwrap();
+    letter
+}
+
+/// Asks again until there is an answer, for half a minute.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let polled = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), polled).await.unwrap_or_else(|_| panic!("never: {what}"))
+}

@@ -1,0 +1,257 @@
+use std::collections::BTreeSet;
+
+use common::db::connect_for_tests;
+use common::types::Account;
+use futures::FutureExt;
+use futures::future::join_all;
+use serde_json::json;
+
+use crate::service::{Service, databases, eventually, letter};
+use crate::sink::Sink;
+
+#[tokio::test]
+async fn a_letter_becomes_one_mail_with_the_right_headers() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        let flags = ["--mail-from", "Vedetta <vedetta@example.com>", "--public-url", "https://flights.example.com/base/"];
+        let log = common::bus::Log::open(&common::testing::temp_path("bus.db")).await.unwrap();
+        let service = Service::on(log, &db, &sink.url(), &flags).await;
+        service.post(&letter("a", "ada@example.com")).await;
+        service.settled().await;
+        let taken = sink.taken();
+        assert_eq!(taken.len(), 1);
+        let mail = &taken[0];
+        assert_eq!((mail.from.as_str(), mail.to.as_str()), ("vedetta@example.com", "ada@example.com"));
+        assert_eq!(mail.subject(), "KJFK: 351 flights, above your high threshold of 200");
+        assert_eq!(mail.body(), "Monday – 351 flights.");
+        assert_eq!(mail.header("From"), "Vedetta <vedetta@example.com>");
+        assert_eq!(mail.header("To"), "ada@example.com");
+        assert_eq!(mail.header("Auto-Submitted"), "auto-generated");
+        assert_eq!(mail.header("X-Request-ID"), "r-1");
+        let link = "<https://flights.example.com/base/data_collector/unsubscribe?token=a.KJFK.s>";
+        assert_eq!(mail.header("List-Unsubscribe"), link);
+        assert_eq!(mail.header("List-Unsubscribe-Post"), "List-Unsubscribe=One-Click");
+        assert!(mail.header("Message-ID").ends_with("@example.com>"));
+        assert!(!mail.header("Date").is_empty());
+        assert!(service.dead().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_same_letter_is_one_mail_however_often_it_comes() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        let service = Service::start(&db, &sink.url()).await;
+        for _ in 0..3 {
+            service.post(&letter("a", "ada@example.com")).await;
+        }
+        service.post(&letter("b", "ada@example.com")).await;
+        service.settled().await;
+        assert_eq!(sink.taken().len(), 2);
+        // A log that begins anew delivers everything again, to a service that was started again.
+        service.stop().await;
+        let service = Service::start(&db, &sink.url()).await;
+        service.post(&letter("a", "ada@example.com")).await;
+        service.post(&letter("c", "ada@example.com")).await;
+        service.settled().await;
+        let ids: BTreeSet<String> = sink.taken().iter().map(|mail| mail.header("Message-ID")).collect();
+        assert_eq!((sink.taken().len(), ids.len()), (3, 3));
+    }
+}
+
+#[tokio::test]
+async fn many_letters_to_many_people_are_each_one_mail() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        let service = Service::start(&db, &sink.url()).await;
+        for n in 0..60 {
+            service.post(&letter(&format!("{n}"), &format!("person{}@example.com", n % 20))).await;
+        }
+        service.settled().await;
+        let ids: BTreeSet<String> = sink.taken().iter().map(|mail| mail.header("Message-ID")).collect();
+        assert_eq!((sink.taken().len(), ids.len()), (60, 60));
+    }
+}
+
+#[tokio::test]
+async fn the_assignments_letters_are_mailed_each_once() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        let service = Service::start(&db, &sink.url()).await;
+        let minimal = json!({"email": "Ada@Example.com", "subject": "Airport KJFK", "body": "threshold exceeded"});
+        service.post(&minimal).await;
+        service.post(&minimal).await;
+        service.settled().await;
+        let taken = sink.taken();
+        // Two letters without an id are two: each has the id of its place.
+        assert_eq!(taken.len(), 2);
+        assert_eq!((taken[0].to.as_str(), taken[0].subject().as_str()), ("ada@example.com", "Airport KJFK"));
+        assert_eq!(taken[0].body(), "threshold exceeded");
+        assert_eq!(taken[0].header("List-Unsubscribe"), "");
+        assert_ne!(taken[0].header("Message-ID"), taken[1].header("Message-ID"));
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_for_good_goes_to_the_dead_topic_and_the_rest_goes_on() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        sink.answer(|to| (to == "gone@example.com").then(|| "550 5.1.1 no such mailbox".to_owned()));
+        let service = Service::start(&db, &sink.url()).await;
+        service.post(&letter("a", "gone@example.com")).await;
+        service.post(&letter("b", "ada@example.com")).await;
+        service.post(&json!({"email": "nonsense", "subject": "s", "body": "b"})).await;
+        service.settled().await;
+        let to: Vec<String> = sink.taken().into_iter().map(|mail| mail.to).collect();
+        assert_eq!(to, ["ada@example.com"]);
+        let dead = service.dead().await;
+        let reason = |email: &str| &dead.iter().find(|(letter, _)| letter["email"] == email).unwrap().1;
+        assert_eq!(dead.len(), 2);
+        assert!(reason("gone@example.com").contains("no such mailbox"), "{dead:?}");
+        assert!(reason("nonsense").contains("email"), "{dead:?}");
+        assert_eq!(dead.iter().find(|(letter, _)| letter["id"] == "a").unwrap().0, letter("a", "gone@example.com"));
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_the_server_cannot_take_does_not_stop_the_others() {
+    for db in databases().await {
+        // The sink has no SMTPUTF8.
+        let sink = Sink::start().await;
+        let service = Service::start(&db, &sink.url()).await;
+        service.post(&letter("a", "zoë@example.com")).await;
+        service.post(&letter("b", "ada@example.com")).await;
+        service.settled().await;
+        assert_eq!(sink.taken().len(), 1);
+        let dead = service.dead().await;
+        assert_eq!(dead.len(), 1);
+        assert!(dead[0].1.contains("SMTPUTF8"), "{dead:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_for_now_waits_and_then_arrives() {
+    for db in databases().await {
+        for (what, answer) in [
+            ("ada@example.com", "451 4.3.0 come again"),
+            ("ada@example.com", "550 5.4.5 daily sending quota exceeded"),
+            ("greeting", "421 4.7.0 too many connections"),
+            ("greeting", "554 no service here now"),
+        ] {
+            let sink = Sink::start().await;
+            sink.answer(move |to| (to == what).then(|| answer.to_owned()));
+            let service = Service::start(&db, &sink.url()).await;
+            service.post(&letter(answer, "ada@example.com")).await;
+            eventually("two attempts", async || (sink.refused() >= 2).then_some(())).await;
+            assert!(sink.taken().is_empty());
+            sink.answer(|_| None);
+            service.settled().await;
+            assert_eq!(sink.taken().len(), 1, "{answer}");
+            assert!(service.dead().await.is_empty(), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_there_is_no_server_everything_waits() {
+    for db in databases().await {
+        // A port that was free a moment ago.
+        let addr = Sink::start().await.addr.to_string();
+        let service = Service::start(&db, &format!("smtp://{addr}")).await;
+        for id in ["a", "b"] {
+            service.post(&letter(id, &format!("{id}@example.com"))).await;
+        }
+        let http = common::http::client(std::time::Duration::from_secs(10)).unwrap();
+        eventually("an attempt has failed", async || {
+            let metrics = http.get(format!("{}/metrics", service.admin)).send().await.unwrap().text().await.unwrap();
+            let line = metrics.lines().find(|line| line.starts_with("vedetta_notifier_system_retried_messages_total"))?;
+            (!line.ends_with(" 0")).then_some(())
+        })
+        .await;
+        // The mail server's absence does not make the service unready.
+        assert_eq!(http.get(format!("{}/readyz", service.admin)).send().await.unwrap().status(), 200);
+        let sink = Sink::at(&addr).await;
+        service.settled().await;
+        assert_eq!(sink.taken().len(), 2);
+        assert!(service.dead().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_letter_that_waits_when_the_service_ends_is_mailed_by_the_next_one() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        sink.answer(|to| (to == "ada@example.com").then(|| "451 come again".to_owned()));
+        let service = Service::start(&db, &sink.url()).await;
+        service.post(&letter("b", "bob@example.com")).await;
+        service.post(&letter("a", "ada@example.com")).await;
+        eventually("an attempt", async || (sink.refused() > 0 && sink.taken().len() == 1).then_some(())).await;
+        let log = service.stop().await;
+        sink.answer(|_| None);
+        let service = Service::on(log, &db, &sink.url(), &[]).await;
+        service.settled().await;
+        let to: Vec<String> = sink.taken().into_iter().map(|mail| mail.to).collect();
+        assert_eq!(to, ["bob@example.com", "ada@example.com"]);
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_account_gets_no_mail() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        let service = Service::start(&db, &sink.url()).await;
+        let ada: Account = "6b1d3f0e-6a41-4a41-9f3a-0d5b7a3f1c22".parse().unwrap();
+        service.forget(ada).await;
+        service.forget(ada).await;
+        service.settled().await;
+        service.post(&letter("a", "ada@example.com")).await;
+        // The same address under a new account is somebody else.
+        let mut next = letter("b", "ada@example.com");
+        next["account"] = json!(Account::new_random());
+        service.post(&next).await;
+        service.settled().await;
+        assert_eq!(sink.taken().len(), 1);
+        assert!(service.dead().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_mail_whose_sending_could_not_be_recorded_at_once_is_not_sent_again() {
+    let all = databases().await;
+    join_all(all.iter().map(async |db| {
+        let sink = Sink::start().await;
+        let service = Service::start(db, &sink.url()).await;
+        // While the server takes the mail, somebody locks the table, for longer than a statement waits for a lock.
+        let other = connect_for_tests(&db.url);
+        let (lock, unlock) = tokio::sync::oneshot::channel::<()>();
+        let unlock = std::sync::Arc::new(std::sync::Mutex::new(Some((other, unlock))));
+        sink.before_taking(move || {
+            let held = unlock.lock().unwrap().take();
+            async move {
+                let Some((other, unlock)) = held else { return };
+                let tx = other.begin().await.unwrap();
+                let tx = match tx {
+                    common::db::Backend::Postgres(mut tx) => {
+                        sqlx::query("LOCK TABLE sent IN ACCESS EXCLUSIVE MODE").execute(&mut *tx).await.unwrap();
+                        common::db::Backend::Postgres(tx)
+                    }
+                    // Every transaction of this one locks the file.
+                    sqlite => sqlite,
+                };
+                tokio::spawn(async move {
+                    let _ = unlock.await;
+                    drop::<common::db::Tx>(tx);
+                });
+            }
+            .boxed()
+        });
+        service.post(&letter("a", "ada@example.com")).await;
+        eventually("the mail", async || (sink.taken().len() == 1).then_some(())).await;
+        // A statement waits ten seconds for a lock, and then fails.
+        tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+        lock.send(()).unwrap();
+        service.settled().await;
+        assert_eq!(sink.taken().len(), 1);
+    }))
+    .await;
+}
