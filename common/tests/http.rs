@@ -261,7 +261,7 @@ async fn the_admin_port_tells_health_readiness_and_metrics() {
     let samples: Vec<&str> = metrics.lines().filter(|line| !line.starts_with('#')).collect();
     let labelled =
         |line: &&str| line.starts_with("vedetta_test_") && line.contains(r#"service="test",node="node-1""#);
-    assert!(samples.iter().all(|line| labelled(line)), "{metrics}");
+    assert!(samples.iter().all(labelled), "{metrics}");
     for expected in [
         r#"vedetta_test_up{service="test",node="node-1"} 1"#,
         r#"_count{service="test",node="node-1",route="/greet",method="POST",status="2xx"} 1"#,

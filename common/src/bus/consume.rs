@@ -123,6 +123,7 @@ impl Consumer {
                 .await;
             reader.commit(&low_watermark(&batch, &done)).await?;
         }
+        reader.close().await;
         Ok(())
     }
 

@@ -30,6 +30,8 @@ const RETENTION_MS: &str = "2592000000";
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long a partition that is taken away may wait for the batch in hand.
 const HAND_BACK: Duration = Duration::from_secs(30);
+/// How long leaving the group may take.
+const LEAVE: Duration = Duration::from_secs(2);
 /// Records kept ready; beyond them the partitions are paused.
 const READY: usize = 2000;
 
@@ -119,15 +121,13 @@ impl Kafka {
 
     pub(super) async fn ensure_topics(&self, topics: &[String], token: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
-        loop {
-            match self.create_missing(topics).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(%error, "Kafka's topics cannot be made yet; trying again"),
+        let made = async {
+            while let Err(error) = self.create_missing(topics).await {
+                tracing::warn!(%error, "Kafka's topics cannot be made yet; trying again");
+                tokio::time::sleep(backoff.next_wait()).await;
             }
-            if token.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await.is_none() {
-                return;
-            }
-        }
+        };
+        token.run_until_cancelled(made).await;
     }
 
     async fn create_missing(&self, topics: &[String]) -> Result<(), Error> {
@@ -190,9 +190,16 @@ impl Kafka {
         let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks(hand.clone()))?;
         consumer.subscribe(&[topic])?;
         let thread = std::thread::Builder::new().name(format!("kafka-{group}"));
+        let (end, ended) = oneshot::channel();
         // Detached: it ends when the reader's command channel closes.
-        thread.spawn(move || hand.poll_until_closed(&consumer)).map_err(|_| Error::Stopped)?;
-        Ok(Reader { commands })
+        let poll = move || {
+            hand.poll_until_closed(&consumer);
+            // Leaves the group.
+            drop(consumer);
+            let _ = end.send(());
+        };
+        thread.spawn(poll).map_err(|_| Error::Stopped)?;
+        Ok(Reader { commands, ended })
     }
 }
 
@@ -222,6 +229,7 @@ async fn hand_over(
 /// The async side of a consumer's thread.
 pub(super) struct Reader {
     commands: Sender<Command>,
+    ended: oneshot::Receiver<()>,
 }
 
 enum Command {
@@ -242,6 +250,13 @@ impl Reader {
             .send(Command::Commit { positions: positions.to_vec(), reply })
             .map_err(|_| Error::Stopped)?;
         Ok(answer.await.map_err(|_| Error::Stopped)??)
+    }
+
+    /// Leaves the group, if the broker answers in time. A process that ended before that would keep its partitions
+    /// until its session has run out, and its successor would wait.
+    pub(super) async fn close(self) {
+        drop(self.commands);
+        let _ = tokio::time::timeout(LEAVE, self.ended).await;
     }
 }
 

@@ -283,6 +283,15 @@ impl Reader {
             Reader::Kafka(reader) => reader.commit(positions).await,
         }
     }
+
+    /// Makes room for the group's next reader.
+    async fn close(self) {
+        match self {
+            Reader::Embedded(_) => {}
+            #[cfg(feature = "kafka")]
+            Reader::Kafka(reader) => reader.close().await,
+        }
+    }
 }
 
 #[cfg(test)]

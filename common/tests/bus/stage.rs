@@ -222,9 +222,11 @@ pub(crate) fn args(url: &str) -> BusArgs {
 
 /// Shows one behaviour on every bus that is to be had, on a topic that is empty; all at the same time.
 pub(crate) async fn on_every_bus<T: Topic>(behaviour: impl AsyncFn(&Stage)) {
-    #[cfg_attr(not(feature = "kafka"), expect(unused_mut, reason = "there is one bus only"))]
-    let mut stages = vec![Stage::of(Bus::Embedded(Log::open(&temp_path("bus.db")).await.unwrap()))];
+    let embedded = Stage::of(Bus::Embedded(Log::open(&temp_path("bus.db")).await.unwrap()));
+    #[cfg(not(feature = "kafka"))]
+    let others: [Stage; 0] = [];
     #[cfg(feature = "kafka")]
-    stages.extend(crate::kafka::stages(T::NAME, 1, "").await);
+    let others = crate::kafka::stages(T::NAME, 1, "").await;
+    let stages: Vec<Stage> = std::iter::once(embedded).chain(others).collect();
     join_all(stages.iter().map(|stage| behaviour(stage))).await;
 }
