@@ -21,6 +21,8 @@ use crate::{db::Tx, on};
 
 /// How long a relay holds the lease without renewing it, in seconds. Longer than a publish can take.
 const LEASE: i64 = 60;
+/// How long the round in hand may still take after a stop was asked for.
+const LAST_ROUND: Duration = Duration::from_secs(3);
 /// How many keys are pipelined.
 const KEYS: i64 = 500;
 /// Published rows are kept this long, in seconds.
@@ -108,7 +110,16 @@ impl Relay {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut prune_due = tokio::time::Instant::now();
         while !token.is_cancelled() {
-            let pause = match self.round().await {
+            // A round that is cut off has published without marking, at worst: then messages come once more.
+            let late = async {
+                token.cancelled().await;
+                tokio::time::sleep(LAST_ROUND).await;
+            };
+            let round = tokio::select! {
+                round = self.round() => round,
+                () = late => break,
+            };
+            let pause = match round {
                 Ok(0) => {
                     backoff.reset();
                     Duration::from_secs(1)
@@ -136,12 +147,17 @@ impl Relay {
                 }
             }
         }
+        // So that another replica need not wait until the lease runs out.
+        if let Err(error) = self.give_lease_back().await {
+            tracing::debug!(%error, "the lease on the outbox runs out by itself");
+        }
     }
 
     /// Publishes the first waiting message of each key; says how many were acknowledged. Only one a key, so that a
     /// failed one is never overtaken.
     async fn round(&self) -> anyhow::Result<usize> {
-        if !self.hold_lease().await? {
+        // An idle relay only reads.
+        if self.count_waiting().await? == 0 || !self.hold_lease().await? {
             return Ok(0);
         }
         let first: Vec<Waiting> = on!(&self.db, |pool| {
@@ -175,6 +191,24 @@ impl Relay {
         });
         self.waiting.set(left);
         failed.map_or(Ok(acknowledged.len()), |error| Err(error.into()))
+    }
+
+    async fn count_waiting(&self) -> anyhow::Result<i64> {
+        let count = on!(&self.db, |pool| {
+            sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE published_at IS NULL").fetch_one(pool).await?
+        });
+        self.waiting.set(count);
+        Ok(count)
+    }
+
+    async fn give_lease_back(&self) -> sqlx::Result<()> {
+        on!(&self.db, |pool| {
+            sqlx::query("DELETE FROM outbox_lease WHERE holder = $1")
+                .bind(&self.holder)
+                .execute(pool)
+                .await
+                .map(|_| ())
+        })
     }
 
     async fn hold_lease(&self) -> anyhow::Result<bool> {

@@ -17,8 +17,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Libraries that report at error level what concerns one client or is handled by us.
-const QUIET: &str = "pingora_core=off,pingora_proxy=off,librdkafka=error,rdkafka=error,sqlx=warn";
+/// Libraries that report what concerns one client, or, many times a second, what we report once.
+const QUIET: &str = "pingora_core=off,pingora_proxy=off,librdkafka=off,rdkafka=off,sqlx=warn";
 
 /// Starts logging to standard error; `filter` is in the syntax of `RUST_LOG`. Once in a process.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {

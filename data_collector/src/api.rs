@@ -240,8 +240,8 @@ fn page_limit(limit: Option<i64>) -> Result<i64, Invalid> {
     }
 }
 
-#[derive(Deserialize)]
-struct FlightList {
+#[derive(Default, Deserialize)]
+pub(crate) struct FlightList {
     #[serde(default)]
     direction: Side,
     from: Option<Time>,
@@ -256,27 +256,34 @@ async fn flights(
     Path(code): Path<String>,
     Query(list): Query<FlightList>,
 ) -> Result<Json<Page<FlightView>>, Error> {
-    let limit = page_limit(list.limit)?;
-    let (from, to) = (list.from.map_or(i64::MIN, |time| time.0), list.to.map_or(i64::MAX, |time| time.0));
-    if from > to {
-        return Err(Invalid("from must not be after to".to_owned()).into());
+    state.flights(&code, list).await.map(Json)
+}
+
+impl State {
+    /// A page of an airport's flights.
+    pub(crate) async fn flights(&self, code: &str, list: FlightList) -> Result<Page<FlightView>, Error> {
+        let limit = page_limit(list.limit)?;
+        let (from, to) = (list.from.map_or(i64::MIN, |time| time.0), list.to.map_or(i64::MAX, |time| time.0));
+        if from > to {
+            return Err(Invalid("from must not be after to".to_owned()).into());
+        }
+        let query = FlightQuery {
+            airport: self.airport(code)?.icao,
+            direction: list.direction.0,
+            from,
+            to,
+            after: list.cursor.map(|cursor| cursor.parse()).transpose()?,
+            // One more, to know whether there is a next page.
+            limit: limit + 1,
+        };
+        let mut found = self.store.flights(&query).await?;
+        let more = i64::try_from(found.len()).unwrap_or(i64::MAX) > limit;
+        if more {
+            found.pop();
+        }
+        let next_cursor = found.last().filter(|_| more).map(|last| Cursor::after(last).to_string());
+        Ok(Page { items: found.into_iter().map(FlightView::from).collect(), next_cursor })
     }
-    let query = FlightQuery {
-        airport: state.airport(&code)?.icao,
-        direction: list.direction.0,
-        from,
-        to,
-        after: list.cursor.map(|cursor| cursor.parse()).transpose()?,
-        // One more, to know whether there is a next page.
-        limit: limit + 1,
-    };
-    let mut found = state.store.flights(&query).await?;
-    let more = i64::try_from(found.len()).unwrap_or(i64::MAX) > limit;
-    if more {
-        found.pop();
-    }
-    let next_cursor = found.last().filter(|_| more).map(|last| Cursor::after(last).to_string());
-    Ok(Json(Page { items: found.into_iter().map(FlightView::from).collect(), next_cursor }))
 }
 
 #[derive(Serialize)]
@@ -312,7 +319,7 @@ pub(crate) struct Average {
 }
 
 #[derive(Deserialize)]
-struct Days {
+struct AverageQuery {
     days: i64,
     #[serde(default)]
     direction: Side,
@@ -322,16 +329,21 @@ async fn average(
     Shared(state): Shared<State>,
     _: Caller,
     Path(code): Path<String>,
-    Query(query): Query<Days>,
+    Query(query): Query<AverageQuery>,
 ) -> Result<Json<Average>, Error> {
     state.average(&code, query.days, query.direction).await.map(Json)
+}
+
+#[derive(Deserialize)]
+struct DailyQuery {
+    days: i64,
 }
 
 async fn daily(
     Shared(state): Shared<State>,
     _: Caller,
     Path(code): Path<String>,
-    Query(query): Query<Days>,
+    Query(query): Query<DailyQuery>,
 ) -> Result<Json<Value>, Error> {
     let airport = state.airport(&code)?.icao;
     let days: Vec<DayView> =

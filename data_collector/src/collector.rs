@@ -179,7 +179,10 @@ impl Collector {
         match &planned {
             Ok(()) => self.progress.last_cycle.store(now, Ordering::Relaxed),
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "the windows could not be planned; trying again")
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the windows could not be planned; trying again"
+                );
             }
         }
         planned.is_ok()
@@ -280,7 +283,7 @@ impl Collector {
                 }
             }
             Stored::NoLonger => {
-                tracing::info!(airport = %claim.airport, "the window is no longer ours to store")
+                tracing::info!(airport = %claim.airport, "the window is no longer ours to store");
             }
         }
         Ok(())

@@ -12,10 +12,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::State;
-use crate::api::{Average, Last};
+use crate::api::{Average, FlightList, Last};
 use crate::dto::{FlightView, InterestFields, InterestView, Page, Side};
 use crate::error::Error;
-use crate::store::FlightQuery;
 
 pub(crate) fn router() -> Router<State> {
     Router::new()
@@ -160,11 +159,7 @@ async fn info(
     _: Caller,
     Query(info): Query<Info>,
 ) -> Result<Json<Page<FlightView>>, Error> {
-    let airport = state.airport(&info.icao)?.icao;
-    let query =
-        FlightQuery { airport, direction: None, from: i64::MIN, to: i64::MAX, after: None, limit: 100 };
-    let found = state.store.flights(&query).await?;
-    Ok(Json(Page::whole(found.into_iter().map(FlightView::from).collect())))
+    state.flights(&info.icao, FlightList::default()).await.map(Json)
 }
 
 #[derive(Deserialize)]

@@ -50,6 +50,6 @@ pub struct Config {
     #[arg(long, env = "DEFAULT_HIGH_VALUE", default_value_t = 200)]
     pub default_high_value: i64,
     /// Interests an account may have
-    #[arg(long, env = "MAX_INTERESTS", default_value_t = 50)]
+    #[arg(long, env = "MAX_INTERESTS", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
     pub max_interests: i64,
 }

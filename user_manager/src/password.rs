@@ -28,7 +28,9 @@ impl TryFrom<String> for Password {
     fn try_from(text: String) -> Result<Password, Invalid> {
         match text.len() {
             8..=1024 => Ok(Password(text.into())),
-            _ => Err(Invalid("password must have 8 to 1024 characters".into())),
+            _ => {
+                Err(Invalid("password must have 8 to 1024 bytes (letters beyond ASCII take several)".into()))
+            }
         }
     }
 }

@@ -136,7 +136,8 @@ impl Kafka {
         if missing.is_empty() {
             return Ok(());
         }
-        let admin: AdminClient<_> = self.0.base.create()?;
+        // As producers do, so that what they were told of TLS and logins holds here too.
+        let admin: AdminClient<_> = self.0.producer_config.create()?;
         let new = missing.iter().map(|topic| {
             let retention = if topic.ends_with(".dead") { "-1" } else { RETENTION_MS };
             NewTopic::new(topic, self.0.partitions, TopicReplication::Fixed(self.0.replicas))
@@ -303,15 +304,23 @@ impl Hand {
     /// Polls the consumer and obeys the reader until the reader is gone or the consumer has failed for good. The lock
     /// is never held during a poll.
     fn poll_until_closed(&self, consumer: &BaseConsumer<Callbacks>) {
+        let mut in_trouble = false;
         while !self.state().closed && consumer.client().fatal_error().is_none() {
             // With a batch out the next command is near.
             let wait = Duration::from_millis(if self.state().batch_out { 2 } else { 50 });
             let mut polled = consumer.poll(wait);
             while let Some(outcome) = polled {
                 match outcome {
-                    Ok(message) => self.state().ready.push_back(envelope(&message)),
-                    // librdkafka retries by itself; what matters surfaces at publish and commit.
-                    Err(error) => tracing::debug!(%error, "Kafka reports"),
+                    Ok(message) => {
+                        in_trouble = false;
+                        self.state().ready.push_back(envelope(&message));
+                    }
+                    // librdkafka tries again by itself, and reports each time; once is enough.
+                    Err(error) if !in_trouble => {
+                        in_trouble = true;
+                        tracing::warn!(%error, "Kafka cannot be read; trying on");
+                    }
+                    Err(error) => tracing::debug!(%error, "Kafka cannot be read"),
                 }
                 polled = if self.state().ready.len() < READY { consumer.poll(Duration::ZERO) } else { None };
             }

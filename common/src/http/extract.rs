@@ -4,6 +4,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
+use hyper::body::Body;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,12 +21,12 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// A body may be left out altogether: then there is no `Content-Type` either.
+/// A body may be left out altogether. One that is there must say that it is JSON, as always.
 impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Option<Json<T>>, Problem> {
-        if !request.headers().contains_key(header::CONTENT_TYPE) {
+        if request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_TYPE) {
             return Ok(None);
         }
         <Json<T> as FromRequest<S>>::from_request(request, state).await.map(Some)

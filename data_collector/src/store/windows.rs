@@ -277,8 +277,20 @@ pub(super) async fn plan(
             .fetch_one(&mut **tx)
             .await?
     });
+    // Up to the next midnight windows have the length they had, also after a start with another one.
+    let before: Option<i64> = on!(&mut *tx, |tx| {
+        sqlx::query_scalar(
+            "SELECT window_end - window_begin FROM airport_window WHERE airport = $1 AND window_end = $2",
+        )
+        .bind(airport.as_str())
+        .bind(from)
+        .fetch_optional(&mut **tx)
+        .await?
+    });
+    let midnight = (from + DAY - 1).div_euclid(DAY) * DAY;
+    let day = Grid { length: before.unwrap_or(grid.length), ..grid };
     let trace = serde_json::to_string(trace)?;
-    for window in grid.between(from, until) {
+    for window in day.between(from, until.min(midnight)).chain(grid.between(midnight, until)) {
         on!(&mut *tx, |tx| {
             sqlx::query(
                 "INSERT INTO airport_window (airport, window_begin, window_end, state, due_since, trace) \

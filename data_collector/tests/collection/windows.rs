@@ -83,3 +83,29 @@ async fn an_airport_is_taken_up_again_where_it_was_left_without_a_window_twice()
         assert_eq!(world.replay.answered("departure", 200).await, 6);
     }
 }
+
+#[tokio::test]
+async fn another_window_length_begins_at_the_next_midnight_and_no_flight_is_left_out() {
+    for (before, after) in [("6h", "24h"), ("24h", "6h"), ("4h", "6h")] {
+        for db in databases().await {
+            // Arrivals are there a day later.
+            let flags = ["--collect-window", before, "--collect-lag", "24h", "--collect-backfill", "24h"];
+            let mut world = World::new(&db, &flags).await;
+            let ada = world.person("ada@example.com");
+            ada.put("KBTV", json!({})).await;
+            ada.status_when("the first windows", |status| status["waiting"] == 0).await;
+            drop(ada);
+            world.stop().await;
+            world.set("--collect-window", after);
+            world.time.set(NOON + 2 * DAY);
+            world.start().await;
+            let ada = world.person("ada@example.com");
+            let days = expected_days("KBTV", TODAY - DAY, TODAY + DAY);
+            eventually("whole days", async || {
+                let daily = ada.daily("KBTV").await;
+                (days.iter().all(|day| daily.contains(day))).then_some(())
+            })
+            .await;
+        }
+    }
+}

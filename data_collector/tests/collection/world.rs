@@ -176,6 +176,12 @@ impl World {
         .await;
     }
 
+    /// Sets an option for the next start.
+    pub(crate) fn set(&mut self, flag: &str, value: &str) {
+        let place = self.flags.iter().position(|given| given == flag).unwrap();
+        self.flags[place + 1] = value.to_owned();
+    }
+
     /// Ends the service in the middle of what it does.
     pub(crate) async fn kill(&mut self) {
         let service = self.service.take().unwrap();

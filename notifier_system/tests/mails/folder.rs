@@ -6,7 +6,8 @@ use mail_parser::MessageParser;
 use crate::service::{Service, databases, eventually, letter};
 
 fn names(folder: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();
     names.sort();
     names
@@ -53,8 +54,11 @@ async fn a_folder_that_is_away_for_a_while_loses_no_mail() {
         service.post(&letter("a", "ada@example.com")).await;
         let http = common::http::client(std::time::Duration::from_secs(10)).unwrap();
         eventually("an attempt has failed", async || {
-            let metrics = http.get(format!("{}/metrics", service.admin)).send().await.unwrap().text().await.unwrap();
-            let line = metrics.lines().find(|line| line.starts_with("vedetta_notifier_system_retried_messages_total"))?;
+            let metrics =
+                http.get(format!("{}/metrics", service.admin)).send().await.unwrap().text().await.unwrap();
+            let line = metrics
+                .lines()
+                .find(|line| line.starts_with("vedetta_notifier_system_retried_messages_total"))?;
             (!line.ends_with(" 0")).then_some(())
         })
         .await;

@@ -121,7 +121,10 @@ pub(crate) fn letter(id: &str, email: &str) -> Value {
 }
 
 /// Asks again until there is an answer, for half a minute.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let polled = async {
         loop {
             if let Some(found) = ask().await {

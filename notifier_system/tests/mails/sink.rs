@@ -85,7 +85,10 @@ impl Sink {
     }
 
     /// Runs before each answer to a mail's data.
-    pub(crate) fn before_taking(&self, run: impl Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync + 'static) {
+    pub(crate) fn before_taking(
+        &self,
+        run: impl Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) {
         *self.shared.before_taking.lock().unwrap() = Some(Arc::new(run));
     }
 

@@ -13,7 +13,12 @@ use crate::sink::Sink;
 async fn a_letter_becomes_one_mail_with_the_right_headers() {
     for db in databases().await {
         let sink = Sink::start().await;
-        let flags = ["--mail-from", "Vedetta <vedetta@example.com>", "--public-url", "https://flights.example.com/base/"];
+        let flags = [
+            "--mail-from",
+            "Vedetta <vedetta@example.com>",
+            "--public-url",
+            "https://flights.example.com/base/",
+        ];
         let log = common::bus::Log::open(&common::testing::temp_path("bus.db")).await.unwrap();
         let service = Service::on(log, &db, &sink.url(), &flags).await;
         service.post(&letter("a", "ada@example.com")).await;
@@ -78,7 +83,8 @@ async fn the_assignments_letters_are_mailed_each_once() {
     for db in databases().await {
         let sink = Sink::start().await;
         let service = Service::start(&db, &sink.url()).await;
-        let minimal = json!({"email": "Ada@Example.com", "subject": "Airport KJFK", "body": "threshold exceeded"});
+        let minimal =
+            json!({"email": "Ada@Example.com", "subject": "Airport KJFK", "body": "threshold exceeded"});
         service.post(&minimal).await;
         service.post(&minimal).await;
         service.settled().await;
@@ -109,7 +115,10 @@ async fn what_the_server_refuses_for_good_goes_to_the_dead_topic_and_the_rest_go
         assert_eq!(dead.len(), 2);
         assert!(reason("gone@example.com").contains("no such mailbox"), "{dead:?}");
         assert!(reason("nonsense").contains("email"), "{dead:?}");
-        assert_eq!(dead.iter().find(|(letter, _)| letter["id"] == "a").unwrap().0, letter("a", "gone@example.com"));
+        assert_eq!(
+            dead.iter().find(|(letter, _)| letter["id"] == "a").unwrap().0,
+            letter("a", "gone@example.com")
+        );
     }
 }
 
@@ -163,8 +172,11 @@ async fn while_there_is_no_server_everything_waits() {
         }
         let http = common::http::client(std::time::Duration::from_secs(10)).unwrap();
         eventually("an attempt has failed", async || {
-            let metrics = http.get(format!("{}/metrics", service.admin)).send().await.unwrap().text().await.unwrap();
-            let line = metrics.lines().find(|line| line.starts_with("vedetta_notifier_system_retried_messages_total"))?;
+            let metrics =
+                http.get(format!("{}/metrics", service.admin)).send().await.unwrap().text().await.unwrap();
+            let line = metrics
+                .lines()
+                .find(|line| line.starts_with("vedetta_notifier_system_retried_messages_total"))?;
             (!line.ends_with(" 0")).then_some(())
         })
         .await;
@@ -185,7 +197,8 @@ async fn a_letter_that_waits_when_the_service_ends_is_mailed_by_the_next_one() {
         let service = Service::start(&db, &sink.url()).await;
         service.post(&letter("b", "bob@example.com")).await;
         service.post(&letter("a", "ada@example.com")).await;
-        eventually("an attempt", async || (sink.refused() > 0 && sink.taken().len() == 1).then_some(())).await;
+        eventually("an attempt", async || (sink.refused() > 0 && sink.taken().len() == 1).then_some(()))
+            .await;
         let log = service.stop().await;
         sink.answer(|_| None);
         let service = Service::on(log, &db, &sink.url(), &[]).await;
@@ -232,7 +245,10 @@ async fn a_mail_whose_sending_could_not_be_recorded_at_once_is_not_sent_again() 
                 let tx = other.begin().await.unwrap();
                 let tx = match tx {
                     common::db::Backend::Postgres(mut tx) => {
-                        sqlx::query("LOCK TABLE sent IN ACCESS EXCLUSIVE MODE").execute(&mut *tx).await.unwrap();
+                        sqlx::query("LOCK TABLE sent IN ACCESS EXCLUSIVE MODE")
+                            .execute(&mut *tx)
+                            .await
+                            .unwrap();
                         common::db::Backend::Postgres(tx)
                     }
                     // Every transaction of this one locks the file.
