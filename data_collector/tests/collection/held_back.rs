@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::expected::{self, DAY};
-use crate::world::{NOON, TODAY, World, databases, eventually, expected_days};
+use crate::world::{NOON, TODAY, World, databases, expected_days};
 
 #[tokio::test]
 async fn a_window_that_fails_holds_back_the_messages_of_later_ones_but_not_their_counts() {
@@ -17,7 +17,7 @@ async fn a_window_that_fails_holds_back_the_messages_of_later_ones_but_not_their
         world.messages_when(1).await;
 
         // Two more days close; the first of them gets no answer.
-        world.proxy.fail(|_, begin| begin == TODAY);
+        world.proxy.fail(|_, _, begin| begin == TODAY);
         world.time.set(NOON + 2 * DAY);
         let status = ada
             .status_when("the later window is stored", |status| {
@@ -32,7 +32,7 @@ async fn a_window_that_fails_holds_back_the_messages_of_later_ones_but_not_their
         bob.put("KBTV", json!({})).await;
         assert_eq!(world.messages().await.len(), 1);
 
-        world.proxy.fail(|_, _| false);
+        world.proxy.fail(|_, _, _| false);
         ada.send(Method::POST, "/collect", json!({})).await;
         ada.collected().await;
         let messages = world.messages_when(3).await;
@@ -50,24 +50,31 @@ async fn a_window_that_fails_holds_back_the_messages_of_later_ones_but_not_their
 #[tokio::test]
 async fn a_window_that_is_given_up_holds_back_nothing_any_more() {
     for db in databases().await {
-        let flags =
-            ["--collect-backfill", "3d", "--collect-give-up", "36h", "--breaker-failure-threshold", "100"];
-        let world = World::new(&db, &flags).await;
+        let world = World::new(&db, &["--collect-backfill", "2d", "--collect-give-up", "36h"]).await;
         let ada = world.person("ada@example.com");
-        world.replay.faults(json!({"outage": true})).await;
         ada.put("KBTV", json!({})).await;
-        // The oldest window ended 60 hours ago. The one before the latest ended 36 hours ago: its time is not over.
-        ada.status_when("one is given up", |status| status["waiting"] == 2).await;
-        eventually("the others were tried", async || {
-            (world.replay.answered("token", 503).await == 3).then_some(())
+        ada.collected().await;
+        world.messages_when(1).await;
+        // It ended 36 hours ago when it first gets no answer: its time is not over.
+        world.proxy.fail(|_, _, begin| begin == TODAY);
+        world.time.set(NOON + 2 * DAY);
+        ada.status_when("the later window is stored", |status| {
+            status["airports"][0]["last_window"]["end"] == rfc3339(TODAY + 2 * DAY)
         })
         .await;
-        world.replay.faults(json!({"outage": false})).await;
+        assert_eq!((ada.status().await["waiting"].as_i64(), world.messages().await.len()), (Some(1), 1));
+        // A day later it is.
+        world.time.set(NOON + 3 * DAY);
         ada.send(Method::POST, "/collect", json!({})).await;
         ada.collected().await;
-        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 2 * DAY, TODAY));
-        let average = ada.json("/airports/KBTV/average?days=3").await;
-        assert_eq!(average["days_with_data"], 2);
-        assert_eq!(world.messages_when(1).await[0].window_begin, TODAY - DAY);
+        let messages = world.messages_when(3).await;
+        let begins: Vec<i64> = messages.iter().map(|message| message.window_begin).collect();
+        assert_eq!(begins, [TODAY - DAY, TODAY + DAY, TODAY + 2 * DAY]);
+        assert_eq!(messages[1].previous, None);
+        assert_eq!(messages[2].history.len(), 4);
+        let mut days = expected_days("KBTV", TODAY - 2 * DAY, TODAY);
+        days.extend(expected_days("KBTV", TODAY + DAY, TODAY + 3 * DAY));
+        assert_eq!(ada.daily("KBTV").await, days);
+        assert_eq!(ada.json("/airports/KBTV/average?days=3").await["days_with_data"], 2);
     }
 }

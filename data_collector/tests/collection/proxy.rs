@@ -9,7 +9,8 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-type Fails = Arc<dyn Fn(&str, i64) -> bool + Send + Sync>;
+/// Whether a call fails: for `arrival` or `departure`, an airport, and a window's begin.
+type Fails = Arc<dyn Fn(&str, &str, i64) -> bool + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct Proxy {
@@ -23,7 +24,7 @@ impl Proxy {
     pub(crate) async fn start(replay: &str) -> (Proxy, String) {
         let http = common::http::client(Duration::from_secs(30)).unwrap();
         let proxy =
-            Proxy { replay: replay.to_owned(), http, fails: Arc::new(Mutex::new(Arc::new(|_, _| false))) };
+            Proxy { replay: replay.to_owned(), http, fails: Arc::new(Mutex::new(Arc::new(|_, _, _| false))) };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(forward).with_state(proxy.clone());
@@ -31,8 +32,8 @@ impl Proxy {
         (proxy, url)
     }
 
-    /// Calls for an airport and a window's begin fail from now on if `fails` says so.
-    pub(crate) fn fail(&self, fails: impl Fn(&str, i64) -> bool + Send + Sync + 'static) {
+    /// From now on the calls fail for which `fails` is true: for `arrival` or `departure`, an airport, a window's begin.
+    pub(crate) fn fail(&self, fails: impl Fn(&str, &str, i64) -> bool + Send + Sync + 'static) {
         *self.fails.lock().unwrap() = Arc::new(fails);
     }
 }
@@ -43,7 +44,8 @@ async fn forward(
     request: Request,
 ) -> Response {
     let fails = proxy.fails.lock().unwrap().clone();
-    if fails(&query["airport"], query["begin"].parse().unwrap()) {
+    let side = request.uri().path().rsplit('/').next().unwrap();
+    if fails(side, &query["airport"], query["begin"].parse().unwrap()) {
         return (StatusCode::BAD_GATEWAY, "as asked for").into_response();
     }
     let url = format!("{}{}", proxy.replay, request.uri());
