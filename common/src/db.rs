@@ -48,6 +48,12 @@ const START_WAIT: Duration = Duration::from_secs(60);
 /// for up to a minute.
 pub async fn open(url: &SecretString, migrations: &Migrator) -> anyhow::Result<Db> {
     let db = connect(url.expose_secret())?;
+    if let Backend::Sqlite(pool) = &db {
+        // A file that cannot be opened now will not be later either.
+        let opened = pool.acquire().await;
+        opened
+            .map_err(|error| StartError::new(format!("DATABASE_URL: the file cannot be opened: {error}")))?;
+    }
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let migrate = async {
         loop {

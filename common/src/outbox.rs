@@ -195,7 +195,9 @@ impl Relay {
 
     async fn count_waiting(&self) -> anyhow::Result<i64> {
         let count = on!(&self.db, |pool| {
-            sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE published_at IS NULL").fetch_one(pool).await?
+            sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE published_at IS NULL")
+                .fetch_one(pool)
+                .await?
         });
         self.waiting.set(count);
         Ok(count)

@@ -301,7 +301,8 @@ impl DatabaseArgs {
 
 /// Locks the file at `path` for this process; another process that holds it is a start error.
 pub fn lock(path: &Path) -> anyhow::Result<File> {
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    let opened = File::options().create(true).truncate(false).write(true).open(path);
+    let file = opened.map_err(|error| StartError::new(format!("{}: {error}", path.display())))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {

@@ -11,7 +11,7 @@ use common::auth::{Caller, Claims, Verifier};
 use common::clock::{DAY, rfc3339};
 use common::http::{Json, Path, Problem, Query};
 use common::trace::Trace;
-use common::types::{Email, Icao, Invalid, Metric, Notify, Thresholds};
+use common::types::{Account, Email, Icao, Invalid, Metric, Notify, Thresholds};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -80,6 +80,14 @@ impl State {
         self.collect.notify_one();
         self.outbox.notify_one();
         Ok(saved)
+    }
+
+    /// Ends an interest; `false` if there was none.
+    pub(crate) async fn remove(&self, account: Account, airport: Icao, trace: &Trace) -> Result<bool, Error> {
+        let now = self.flight_clock.now();
+        let removed = self.store.remove_interest(account, airport, &self.announcer, trace, now).await?;
+        self.outbox.notify_one();
+        Ok(removed)
     }
 
     pub(crate) async fn view(&self, interest: Interest) -> Result<InterestView, Error> {
@@ -176,11 +184,12 @@ async fn get_interest(
 
 async fn delete_interest(
     Shared(state): Shared<State>,
+    Extension(trace): Extension<Trace>,
     Caller(claims): Caller,
     Path(code): Path<String>,
 ) -> Result<StatusCode, Error> {
     let airport: Icao = code.parse()?;
-    match state.store.remove_interest(claims.sub, airport).await? {
+    match state.remove(claims.sub, airport, &trace).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Error::NoInterest(airport)),
     }
@@ -204,9 +213,13 @@ async fn ask_unsubscribe(
     )))
 }
 
-async fn unsubscribe(Shared(state): Shared<State>, Query(link): Query<Link>) -> Result<Html<String>, Error> {
+async fn unsubscribe(
+    Shared(state): Shared<State>,
+    Extension(trace): Extension<Trace>,
+    Query(link): Query<Link>,
+) -> Result<Html<String>, Error> {
     let (account, airport) = state.announcer.signer.verify(&link.token)?;
-    state.store.remove_interest(account, airport).await?;
+    state.remove(account, airport, &trace).await?;
     tracing::info!(%account, %airport, "unsubscribed by link");
     Ok(Html(format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Vedetta</title>\

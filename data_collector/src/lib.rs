@@ -189,12 +189,12 @@ impl App {
         tracing::info!(addr = %self.addr, admin = %self.admin_addr, "data_collector serves");
         let mut tasks = Tasks::new(&token);
         let token = tasks.token();
-        let State { verifier, store, clock, .. } = self.state;
+        let verifier = self.state.verifier.clone();
         tasks.spawn(serve(self.listener, self.api, token.clone()));
         tasks.spawn(serve(self.admin_listener, self.admin, token.clone()));
         tasks.spawn(poll_feed(self.key_feed_url, verifier, token.clone()));
         tasks.spawn(self.collector.run(token.clone()));
-        tasks.spawn(users::forget_deleted(self.forgotten, store, clock, token.clone()));
+        tasks.spawn(users::forget_deleted(self.forgotten, self.state, token.clone()));
         let (bus, relay) = (self.bus, self.relay);
         tasks.spawn_endless(async move {
             bus.ensure_topics(&[WindowCounted::TOPIC], &token).await;

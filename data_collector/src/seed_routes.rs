@@ -108,6 +108,7 @@ struct Removal {
 
 async fn remove(
     Shared(state): Shared<State>,
+    Extension(trace): Extension<Trace>,
     caller: Caller,
     Json(removal): Json<Removal>,
 ) -> Result<Json<Value>, Problem> {
@@ -116,7 +117,7 @@ async fn remove(
     for code in removal.interessi.distinct().map_err(Error::Invalid)? {
         let removed = async {
             let airport = code.parse().map_err(Error::Invalid)?;
-            match state.store.remove_interest(caller.0.sub, airport).await? {
+            match state.remove(caller.0.sub, airport, &trace).await? {
                 true => Ok(json!({"airport": airport, "status": StatusCode::OK.as_u16()})),
                 false => Err(Error::NoInterest(airport)),
             }

@@ -13,10 +13,10 @@ use common::types::{Account, Email, Invalid};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::State;
 use crate::error::Error;
 use crate::password::Password;
 use crate::store::User;
+use crate::{State, tokens};
 
 /// All routes.
 pub(crate) fn router(state: State) -> Router {
@@ -134,7 +134,7 @@ async fn delete_me(
     let now = state.clock.now();
     state.store.forget(claims.sub, &trace, now).await?;
     state.outbox.notify_one();
-    state.tokens.refresh(&state.store, &state.verifier, now).await?;
+    tokens::refresh(&state).await;
     tracing::info!(account = %claims.sub, "deleted");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -172,6 +172,6 @@ async fn change_password(
     let hash = state.passwords.hash(&change.new).await?;
     let now = state.clock.now();
     state.store.change_password(claims.sub, &hash, now).await?;
-    state.tokens.refresh(&state.store, &state.verifier, now).await?;
+    tokens::refresh(&state).await;
     Ok(StatusCode::NO_CONTENT)
 }

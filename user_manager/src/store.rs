@@ -1,6 +1,6 @@
 //! All SQL of user_manager.
 
-use common::auth::Revocation;
+use common::auth::{Revocation, TOKEN_LIFETIME};
 use common::db::{Db, is_taken};
 use common::messages::UserForgotten;
 use common::on;
@@ -170,8 +170,14 @@ impl Store {
     }
 }
 
+/// Voids the tokens of an account that were issued before `not_before`, and forgets revocations of tokens that have all
+/// expired since.
 async fn revoke(tx: &mut common::db::Tx, account: Account, not_before: i64) -> sqlx::Result<()> {
     on!(tx, |tx| {
+        sqlx::query("DELETE FROM revocation WHERE not_before < $1")
+            .bind(not_before - 4 * TOKEN_LIFETIME)
+            .execute(&mut **tx)
+            .await?;
         sqlx::query(
             "INSERT INTO revocation (account, not_before) VALUES ($1, $2) \
              ON CONFLICT (account) DO UPDATE SET not_before = excluded.not_before",

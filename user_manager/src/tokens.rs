@@ -63,9 +63,14 @@ impl Tokens {
 /// Keeps our own verifier as fresh as everybody's: other replicas revoke too.
 pub(crate) async fn keep_fresh(state: State, token: CancellationToken) {
     while token.run_until_cancelled(tokio::time::sleep(Duration::from_secs(5))).await.is_some() {
-        if let Err(error) = state.tokens.refresh(&state.store, &state.verifier, state.clock.now()).await {
-            tracing::warn!(%error, "revocations cannot be read");
-        }
+        refresh(&state).await;
+    }
+}
+
+/// Brings our own verifier up to date now. If that fails, what changed is changed all the same, and soon it will be.
+pub(crate) async fn refresh(state: &State) {
+    if let Err(error) = state.tokens.refresh(&state.store, &state.verifier, state.clock.now()).await {
+        tracing::warn!(%error, "revocations cannot be read; trying again in 5 s");
     }
 }
 

@@ -7,8 +7,10 @@ mod embedded;
 #[cfg(feature = "kafka")]
 mod kafka;
 
+use std::path::Path;
 use std::str::FromStr;
 
+use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
@@ -204,7 +206,7 @@ impl Bus {
     /// Opens the configured bus. A broker that does not answer yet is no error.
     pub async fn open(args: &BusArgs, style: ProducerStyle) -> anyhow::Result<Bus> {
         match args.url()? {
-            BusUrl::Log(file) => Ok(Bus::Embedded(Log::open(std::path::Path::new(&file)).await?)),
+            BusUrl::Log(file) => Ok(Bus::Embedded(Log::open(Path::new(&file)).await.context("BUS_URL")?)),
             #[cfg(feature = "kafka")]
             BusUrl::Kafka(servers) => Ok(Bus::Kafka(Kafka::open(&servers, args, style)?)),
             #[cfg(not(feature = "kafka"))]

@@ -127,17 +127,32 @@ impl Store {
         rows.into_iter().map(InterestRow::interest).collect()
     }
 
-    /// Ends an interest; `false` if there was none.
-    pub(crate) async fn remove_interest(&self, account: Account, airport: Icao) -> anyhow::Result<bool> {
+    /// Ends an interest, and announces what only that interest held back; `false` if there was none. `now` is the flight
+    /// time.
+    pub(crate) async fn remove_interest(
+        &self,
+        account: Account,
+        airport: Icao,
+        announcer: &Announcer,
+        trace: &Trace,
+        now: i64,
+    ) -> anyhow::Result<bool> {
         let mut tx = self.0.begin().await?;
         lock_account(&mut tx, account).await?;
         let removed = remove(&mut tx, account, airport).await?;
+        announcer.announce(&mut tx, airport, trace, now).await?;
         tx.commit().await?;
         Ok(removed)
     }
 
-    /// Forgets an account: its interests go, and it can make none any more.
-    pub(crate) async fn forget(&self, account: Account, now: i64) -> anyhow::Result<()> {
+    /// Forgets an account: its interests go, and it can make none any more. `now` is the flight time.
+    pub(crate) async fn forget(
+        &self,
+        account: Account,
+        announcer: &Announcer,
+        trace: &Trace,
+        now: i64,
+    ) -> anyhow::Result<()> {
         let mut tx = self.0.begin().await?;
         lock_account(&mut tx, account).await?;
         let airports: Vec<String> = on!(&mut tx, |tx| {
@@ -152,7 +167,9 @@ impl Store {
                 .await?
         });
         for airport in airports {
-            remove(&mut tx, account, airport.parse()?).await?;
+            let airport = airport.parse()?;
+            remove(&mut tx, account, airport).await?;
+            announcer.announce(&mut tx, airport, trace, now).await?;
         }
         Ok(tx.commit().await?)
     }
