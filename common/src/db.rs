@@ -3,15 +3,16 @@
 //! The SQL keeps to what SQLite and PostgreSQL share: TEXT, BIGINT (times as Unix seconds), BOOLEAN, DOUBLE
 //! PRECISION, natural keys, `$1` parameters, `ON CONFLICT`, `RETURNING`.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{PgPool, Postgres, SqlStr, Sqlite, SqlitePool, Transaction};
 
 use crate::retry::Backoff;
 use crate::service::StartError;
@@ -39,6 +40,36 @@ macro_rules! on {
             $crate::db::Backend::Postgres($conn) => $body,
         }
     };
+}
+
+/// Declares a struct whose fields are read from the columns of the same names, in any of the two databases. (sqlx derives
+/// this too, but its macros would build both drivers, SQLite and the crypto library a second time, for the compiler.)
+#[macro_export]
+macro_rules! row {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty),+ $(,)?
+    }) => {
+        $(#[$meta])*
+        $vis struct $name { $($(#[$field_meta])* $field_vis $field: $type),+ }
+
+        impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for $name
+        where
+            &'static str: sqlx::ColumnIndex<R>,
+            $($type: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,)+
+        {
+            fn from_row(row: &'r R) -> sqlx::Result<$name> {
+                Ok($name { $($field: row.try_get(stringify!($field))?),+ })
+            }
+        }
+    };
+}
+
+/// A service's migrations, in order: a name and the SQL of each. Once released, none of them changes.
+pub fn migrations(steps: &[(&'static str, &'static str)]) -> Migrator {
+    let migration = |(version, (name, sql)): (i64, &(&'static str, &'static str))| {
+        Migration::new(version, Cow::Borrowed(*name), MigrationType::Simple, SqlStr::from_static(sql), false)
+    };
+    Migrator { migrations: (1..).zip(steps).map(migration).collect(), ..Migrator::DEFAULT }
 }
 
 /// How long the start waits for a database that does not answer.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use sqlx::FromRow;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +16,7 @@ use crate::messages::Message;
 use crate::retry::Backoff;
 use crate::telemetry::Metrics;
 use crate::trace::Trace;
-use crate::{db::Tx, on};
+use crate::{db::Tx, on, row};
 
 /// How long a relay holds the lease without renewing it, in seconds. Longer than a publish can take.
 const LEASE: i64 = 60;
@@ -81,14 +80,15 @@ pub struct Relay {
     waiting: Gauge,
 }
 
-#[derive(FromRow)]
-struct Waiting {
-    topic: String,
-    key: String,
-    window_begin: i64,
-    part: String,
-    payload: String,
-    headers: String,
+row! {
+    struct Waiting {
+        topic: String,
+        key: String,
+        window_begin: i64,
+        part: String,
+        payload: String,
+        headers: String,
+    }
 }
 
 impl Relay {

@@ -25,6 +25,7 @@ use axum::Router;
 use common::auth::{Verifier, poll_feed};
 use common::bus::{Bus, Consumer, ProducerStyle};
 use common::clock::Clock;
+use common::db::migrations;
 use common::http::{Admin, admin, layers, ready_when, serve};
 use common::messages::{Message, WindowCounted};
 use common::outbox::Relay;
@@ -44,6 +45,12 @@ use crate::collector::{Collector, Meters, Progress};
 use crate::opensky::OpenSky;
 use crate::store::{Announcer, Store};
 use crate::window::Grid;
+
+/// The database's tables.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("flights", include_str!("../migrations/0001_flights.sql")),
+    ("outbox", include_str!("../migrations/0002_outbox.sql")),
+];
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -92,7 +99,7 @@ impl App {
         let database_url = config.database.url()?;
         let listener = bind("LISTEN", &config.listen).await?;
         let admin_listener = bind("ADMIN_LISTEN", &config.admin_listen).await?;
-        let db = common::db::open(&database_url, &sqlx::migrate!()).await?;
+        let db = common::db::open(&database_url, &migrations(MIGRATIONS)).await?;
         let bus = match parts.bus {
             Some(bus) => bus,
             None => Bus::open(&config.bus, ProducerStyle::Batching).await?,

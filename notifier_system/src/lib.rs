@@ -15,6 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use common::bus::{Bus, Consumer, Delivery, Failure, ProducerStyle};
 use common::clock::Clock;
+use common::db::migrations;
 use common::http::{Admin, admin, ready_when, serve};
 use common::messages::{Letter, UserForgotten};
 use common::retry::Backoff;
@@ -29,6 +30,11 @@ pub use config::{Config, MailArgs};
 use crate::mail::Composer;
 use crate::mailer::Mailer;
 use crate::store::{Leave, Store};
+
+/// The database's tables.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("mails", include_str!("../migrations/0001_mails.sql")),
+];
 
 /// The consumer group.
 const GROUP: &str = "notifier_group";
@@ -57,7 +63,7 @@ impl App {
         let admin_listener = bind("ADMIN_LISTEN", &config.admin_listen).await?;
         let admin_addr = local_addr(&admin_listener)?;
         let mailer = Mailer::open(&mail_url)?;
-        let db = common::db::open(&database_url, &sqlx::migrate!()).await?;
+        let db = common::db::open(&database_url, &migrations(MIGRATIONS)).await?;
         let bus = match parts.bus {
             Some(bus) => bus,
             None => Bus::open(&config.bus, ProducerStyle::Immediate).await?,

@@ -18,6 +18,7 @@ use axum::Router;
 use common::auth::Verifier;
 use common::bus::{Bus, ProducerStyle};
 use common::clock::Clock;
+use common::db::migrations;
 use common::http::{Admin, admin, layers, ready_when, serve};
 use common::messages::{Message, UserForgotten};
 use common::outbox::Relay;
@@ -32,6 +33,12 @@ pub use config::Config;
 use crate::password::Passwords;
 use crate::store::Store;
 use crate::tokens::Tokens;
+
+/// The database's tables.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("accounts", include_str!("../migrations/0001_accounts.sql")),
+    ("outbox", include_str!("../migrations/0002_outbox.sql")),
+];
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -64,7 +71,7 @@ impl App {
         let database_url = config.database.url()?;
         let listener = bind("LISTEN", &config.listen).await?;
         let admin_listener = bind("ADMIN_LISTEN", &config.admin_listen).await?;
-        let db = common::db::open(&database_url, &sqlx::migrate!()).await?;
+        let db = common::db::open(&database_url, &migrations(MIGRATIONS)).await?;
         let bus = match parts.bus {
             Some(bus) => bus,
             None => Bus::open(&config.bus, ProducerStyle::Immediate).await?,

@@ -3,11 +3,10 @@
 use common::auth::{Revocation, TOKEN_LIFETIME};
 use common::db::{Db, is_taken};
 use common::messages::UserForgotten;
-use common::on;
+use common::{on, row};
 use common::outbox::{self, Place};
 use common::trace::Trace;
 use common::types::{Account, Email};
-use sqlx::FromRow;
 
 use crate::error::Error;
 
@@ -24,15 +23,16 @@ pub(crate) struct User {
     pub(crate) created_at: i64,
 }
 
-#[derive(FromRow)]
-struct UserRow {
-    account: String,
-    email: String,
-    name: String,
-    surname: String,
-    password_hash: String,
-    tokens_not_before: i64,
-    created_at: i64,
+row! {
+    struct UserRow {
+        account: String,
+        email: String,
+        name: String,
+        surname: String,
+        password_hash: String,
+        tokens_not_before: i64,
+        created_at: i64,
+    }
 }
 
 impl UserRow {

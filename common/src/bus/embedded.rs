@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{FromRow, SqlitePool};
+use sqlx::SqlitePool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Envelope, Error, Position, Record};
-use crate::service;
+use crate::{row, service};
 
 /// Records that every group has read are kept this long, in seconds.
 const RETENTION: i64 = 30 * 86_400;
@@ -143,13 +143,14 @@ impl Log {
     }
 }
 
-#[derive(FromRow)]
-struct Row {
-    position: i64,
-    topic: String,
-    key: String,
-    payload: Vec<u8>,
-    headers: String,
+row! {
+    struct Row {
+        position: i64,
+        topic: String,
+        key: String,
+        payload: Vec<u8>,
+        headers: String,
+    }
 }
 
 impl Row {

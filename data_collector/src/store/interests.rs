@@ -1,13 +1,13 @@
 //! Interests: who wants to know what of which airport.
 
 use common::db::Tx;
-use common::on;
+use common::{on, row};
 use common::outbox::{self, Place};
 use common::trace::Trace;
 use common::types::{Account, Email, Icao, Metric, Notify, Thresholds};
-use sqlx::FromRow;
 
-use super::windows::{Announcer, plan};
+use super::announce::{Announcer, announced};
+use super::windows::plan;
 use super::{Interest, Store, has_data, lock_account, lock_airport};
 use crate::error::Error;
 use crate::window::{Grid, Window};
@@ -40,19 +40,20 @@ pub(crate) struct Saved {
     pub(crate) is_new: bool,
 }
 
-#[derive(FromRow)]
-pub(super) struct InterestRow {
-    account: String,
-    email: String,
-    airport: String,
-    low_value: Option<i64>,
-    high_value: Option<i64>,
-    metric: String,
-    notify: String,
-    revision: i64,
-    evaluate_from: i64,
-    created_at: i64,
-    updated_at: i64,
+row! {
+    pub(super) struct InterestRow {
+        account: String,
+        email: String,
+        airport: String,
+        low_value: Option<i64>,
+        high_value: Option<i64>,
+        metric: String,
+        notify: String,
+        revision: i64,
+        evaluate_from: i64,
+        created_at: i64,
+        updated_at: i64,
+    }
 }
 
 impl InterestRow {
@@ -262,7 +263,7 @@ async fn evaluate_now(
     on: Evaluation<'_>,
     trace: &Trace,
 ) -> anyhow::Result<()> {
-    let stored = super::windows::announced(tx, interest.airport, latest).await?;
+    let stored = announced(tx, interest.airport, latest).await?;
     let Some(window) = stored else { return Ok(()) };
     if !has_data(tx, interest.airport).await? {
         return Ok(());

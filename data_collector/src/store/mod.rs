@@ -1,5 +1,6 @@
 //! All SQL of data_collector.
 
+mod announce;
 mod credit;
 mod flights;
 mod interests;
@@ -10,9 +11,10 @@ use common::db::{Db, Tx};
 use common::on;
 use common::types::{Account, Counts, Email, Icao, Metric, Notify, Thresholds};
 
+pub(crate) use announce::Announcer;
 pub(crate) use interests::{Evaluation, Saved, Wanted};
 pub(crate) use queries::{Cursor, Day, FlightQuery, SeenFlight};
-pub(crate) use windows::{Announcer, Claim, Fetched, Stored};
+pub(crate) use windows::{Claim, Fetched, Stored};
 
 use crate::window::Window;
 

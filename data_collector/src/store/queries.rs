@@ -3,26 +3,27 @@
 use std::str::FromStr;
 
 use common::clock::DAY;
-use common::on;
+use common::{on, row};
 use common::types::{Account, Counts, Direction, Icao, Invalid};
-use sqlx::FromRow;
 
 use super::windows::CountRow;
 use super::{CountedWindow, HAS_DATA, Store};
 
-/// A flight as it was seen at an airport, on one side of it. Times are Unix seconds.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub(crate) struct SeenFlight {
-    /// `arrivals` or `departures`.
-    pub(crate) direction: String,
-    /// When it arrived or departed.
-    pub(crate) at: i64,
-    pub(crate) icao24: String,
-    pub(crate) first_seen: i64,
-    pub(crate) last_seen: i64,
-    pub(crate) departure_airport: Option<String>,
-    pub(crate) arrival_airport: Option<String>,
-    pub(crate) callsign: Option<String>,
+row! {
+    /// A flight as it was seen at an airport, on one side of it. Times are Unix seconds.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct SeenFlight {
+        /// `arrivals` or `departures`.
+        pub(crate) direction: String,
+        /// When it arrived or departed.
+        pub(crate) at: i64,
+        pub(crate) icao24: String,
+        pub(crate) first_seen: i64,
+        pub(crate) last_seen: i64,
+        pub(crate) departure_airport: Option<String>,
+        pub(crate) arrival_airport: Option<String>,
+        pub(crate) callsign: Option<String>,
+    }
 }
 
 /// The place in a list of flights after which the next page begins.
@@ -97,13 +98,15 @@ const FLIGHTS: &str = "SELECT * FROM ( \
       ORDER BY first_seen DESC, icao24 DESC LIMIT $9) AS departed \
     ) AS seen ORDER BY at DESC, direction DESC, icao24 DESC, first_seen DESC LIMIT $9";
 
-/// The counts of one UTC day, all of whose windows are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
-pub(crate) struct Day {
-    /// Midnight that begins it, Unix seconds.
-    pub(crate) day: i64,
-    pub(crate) arrivals: i64,
-    pub(crate) departures: i64,
+row! {
+    /// The counts of one UTC day, all of whose windows are stored.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Day {
+        /// Midnight that begins it, Unix seconds.
+        pub(crate) day: i64,
+        pub(crate) arrivals: i64,
+        pub(crate) departures: i64,
+    }
 }
 
 impl Store {

@@ -1,26 +1,15 @@
-//! Windows: planned, claimed, stored, announced.
-
-use std::sync::Arc;
+//! Windows: planned, claimed, stored.
 
 use anyhow::Context;
 use common::clock::DAY;
 use common::db::{Backend, Tx};
-use common::messages::{PreviousCounts, WatchingUser, WindowCounted};
-use common::on;
-use common::outbox::{self, Place};
+use common::{on, row};
 use common::trace::Trace;
 use common::types::{Counts, Icao};
-use sqlx::FromRow;
 
-use super::interests::InterestRow;
-use super::{CountedWindow, Interest, Store, flights, has_data, lock_airport};
-use crate::airports::Catalogue;
+use super::{Announcer, CountedWindow, Store, flights, lock_airport};
 use crate::opensky::Flight;
-use crate::unsubscribe::Signer;
 use crate::window::{Grid, Window};
-
-/// Users in one message.
-const USERS: usize = 1000;
 
 /// Which window is next: due longest, then most watched, then oldest. `$2` is the database's time, `$5` the flight time.
 /// `$3` asks for a trial: a window that waits for its next attempt may be taken too, but the one with the fewest attempts
@@ -63,20 +52,14 @@ pub(crate) enum Stored {
     NoLonger,
 }
 
-#[derive(FromRow)]
-struct DueRow {
-    airport: String,
-    window_begin: i64,
-    window_end: i64,
-    attempts: i64,
-    trace: String,
-}
-
-/// Writes the messages about windows.
-#[derive(Clone)]
-pub(crate) struct Announcer {
-    pub(crate) catalogue: Arc<Catalogue>,
-    pub(crate) signer: Signer,
+row! {
+    struct DueRow {
+        airport: String,
+        window_begin: i64,
+        window_end: i64,
+        attempts: i64,
+        trace: String,
+    }
 }
 
 impl Store {
@@ -337,31 +320,13 @@ async fn settle(tx: &mut Tx, claim: &Claim, state: &str, counts: Option<Counts>)
     })
 }
 
-/// The counts of a window, if it is stored and announced.
-pub(super) async fn announced(
-    tx: &mut Tx,
-    airport: Icao,
-    window: Window,
-) -> sqlx::Result<Option<CountedWindow>> {
-    let row: Option<CountRow> = on!(tx, |tx| {
-        sqlx::query_as(
-            "SELECT window_begin, window_end, arrivals, departures FROM airport_window \
-             WHERE airport = $1 AND window_begin = $2 AND state = 'stored' AND announced",
-        )
-        .bind(airport.as_str())
-        .bind(window.begin)
-        .fetch_optional(&mut **tx)
-        .await?
-    });
-    Ok(row.map(CountRow::counted))
-}
-
-#[derive(FromRow)]
-pub(super) struct CountRow {
-    window_begin: i64,
-    window_end: i64,
-    arrivals: i64,
-    departures: i64,
+row! {
+    pub(super) struct CountRow {
+        window_begin: i64,
+        window_end: i64,
+        arrivals: i64,
+        departures: i64,
+    }
 }
 
 impl CountRow {
@@ -371,142 +336,4 @@ impl CountRow {
             counts: Counts { arrivals: self.arrivals, departures: self.departures },
         }
     }
-}
-
-impl Announcer {
-    /// Puts the messages of a locked airport's stored windows into the outbox, oldest first, up to a window that is
-    /// still due. Windows before every interest's first evaluation have none, and hold nothing back.
-    pub(super) async fn announce(
-        &self,
-        tx: &mut Tx,
-        airport: Icao,
-        trace: &Trace,
-        now: i64,
-    ) -> anyhow::Result<usize> {
-        let interests: Vec<InterestRow> = on!(&mut *tx, |tx| {
-            sqlx::query_as("SELECT * FROM user_interest WHERE airport = $1 ORDER BY account")
-                .bind(airport.as_str())
-                .fetch_all(&mut **tx)
-                .await?
-        });
-        let interests =
-            interests.into_iter().map(InterestRow::interest).collect::<anyhow::Result<Vec<_>>>()?;
-        let first = interests.iter().map(|interest| interest.evaluate_from).min().unwrap_or(i64::MAX);
-        let windows: Vec<CountRow> = on!(&mut *tx, |tx| {
-            sqlx::query_as(
-                "SELECT window_begin, window_end, arrivals, departures FROM airport_window AS w \
-                 WHERE airport = $1 AND state = 'stored' AND NOT announced AND window_begin >= $2 \
-                 AND NOT EXISTS (SELECT 1 FROM airport_window AS due WHERE due.airport = $1 \
-                   AND due.state = 'due' AND due.window_begin >= $2 AND due.window_begin < w.window_begin) \
-                 ORDER BY window_begin",
-            )
-            .bind(airport.as_str())
-            .bind(first)
-            .fetch_all(&mut **tx)
-            .await?
-        });
-        let known = has_data(tx, airport).await?;
-        let mut messages = 0;
-        for window in windows.into_iter().map(CountRow::counted) {
-            let begin = window.window.begin;
-            if known {
-                let wanting: Vec<Interest> =
-                    interests.iter().filter(|interest| interest.evaluate_from <= begin).cloned().collect();
-                for (part, users) in wanting.chunks(USERS).enumerate() {
-                    let part = part.to_string();
-                    let message = self.message(tx, airport, window, &part, users).await?;
-                    outbox::put(tx, &message, &Place { window_begin: begin, part }, trace, now).await?;
-                    messages += 1;
-                }
-            }
-            mark_announced(tx, airport, begin).await?;
-        }
-        // What lies before the first evaluation fills averages only.
-        mark_announced_before(tx, airport, first).await?;
-        Ok(messages)
-    }
-
-    /// The message about a stored window for some of its users.
-    pub(super) async fn message(
-        &self,
-        tx: &mut Tx,
-        airport: Icao,
-        window: CountedWindow,
-        part: &str,
-        users: &[Interest],
-    ) -> anyhow::Result<WindowCounted> {
-        let previous: Option<CountRow> = on!(&mut *tx, |tx| {
-            sqlx::query_as(
-                "SELECT window_begin, window_end, arrivals, departures FROM airport_window \
-                 WHERE airport = $1 AND window_end = $2 AND state = 'stored'",
-            )
-            .bind(airport.as_str())
-            .bind(window.window.begin)
-            .fetch_optional(&mut **tx)
-            .await?
-        });
-        // Days are counted back from the window's end, so that the last one is whole for windows of any length.
-        let history: Vec<i64> = on!(tx, |tx| {
-            sqlx::query_scalar(
-                "SELECT CAST(SUM(arrivals + departures) AS BIGINT) FROM airport_window \
-                 WHERE airport = $1 AND state = 'stored' AND window_begin >= $2 AND window_end <= $3 \
-                 GROUP BY ($3 - 1 - window_begin) / $4 ORDER BY MIN(window_begin)",
-            )
-            .bind(airport.as_str())
-            .bind(window.window.end - 14 * DAY)
-            .bind(window.window.end)
-            .bind(DAY)
-            .fetch_all(&mut **tx)
-            .await?
-        });
-        let user = |interest: &Interest| WatchingUser {
-            account: Some(interest.account),
-            email: interest.email.clone(),
-            high_value: interest.thresholds.high(),
-            low_value: interest.thresholds.low(),
-            metric: interest.metric,
-            notify: interest.notify,
-            unsubscribe: Some(self.signer.sign(interest.account, airport)),
-        };
-        Ok(WindowCounted {
-            id: format!("{}/{part}", window.window.id(airport)),
-            airport,
-            airport_name: self.catalogue.get(airport).map(|airport| airport.name.clone()),
-            window_begin: window.window.begin,
-            window_end: window.window.end,
-            arrival_count: window.counts.arrivals,
-            departure_count: window.counts.departures,
-            previous: previous.map(CountRow::counted).map(|previous| PreviousCounts {
-                arrival_count: previous.counts.arrivals,
-                departure_count: previous.counts.departures,
-            }),
-            history,
-            users: users.iter().map(user).collect(),
-        })
-    }
-}
-
-async fn mark_announced(tx: &mut Tx, airport: Icao, begin: i64) -> sqlx::Result<()> {
-    on!(tx, |tx| {
-        sqlx::query("UPDATE airport_window SET announced = TRUE WHERE airport = $1 AND window_begin = $2")
-            .bind(airport.as_str())
-            .bind(begin)
-            .execute(&mut **tx)
-            .await
-            .map(|_| ())
-    })
-}
-
-async fn mark_announced_before(tx: &mut Tx, airport: Icao, begin: i64) -> sqlx::Result<()> {
-    on!(tx, |tx| {
-        sqlx::query(
-            "UPDATE airport_window SET announced = TRUE WHERE airport = $1 AND window_begin < $2 \
-             AND state = 'stored' AND NOT announced",
-        )
-        .bind(airport.as_str())
-        .bind(begin)
-        .execute(&mut **tx)
-        .await
-        .map(|_| ())
-    })
 }
