@@ -20,8 +20,8 @@ apt_install() {
     say "installing $* (apt-get)"
     log=$(mktemp)
     # RUNLEVEL=1: a database server that a package brings is not started as a system service.
-    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null; then
+    if ! { apt-get -o DPkg::Lock::Timeout=120 update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null; then
         tail -n 20 "$log" >&2
         rm -f "$log"
         return 1
@@ -37,6 +37,23 @@ wait_until() {
         ((SECONDS < end)) || return 1
         sleep 0.05
     done
+}
+
+# bounded TIME COMMAND...: ends COMMAND, and all that it started, when the time is over.
+bounded() {
+    local time=$1 pid status=0
+    shift
+    if ! have timeout; then # macOS
+        "$@"
+        return
+    fi
+    timeout -k 30 "$time" "$@" &
+    pid=$!
+    # It is in a process group of its own, which Ctrl-C does not reach.
+    trap 'kill "$pid"; trap - INT; kill -INT "$BASHPID"' INT
+    wait "$pid" || status=$?
+    trap - INT
+    return "$status"
 }
 
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

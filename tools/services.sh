@@ -3,7 +3,7 @@
 #
 #   eval "$(tools/services.sh start)"   sets TEST_DATABASE_URL and TEST_KAFKA; one line on stderr for what cannot be had
 #   tools/services.sh status
-#   tools/services.sh stop              ends what `start` started, and nothing else
+#   tools/services.sh stop [NAME...]    ends what `start` started, and nothing else; NAME: postgres, kafka
 #
 # What is set already (TEST_DATABASE_URL=postgres://…, TEST_KAFKA=host:port) is used as it is. Otherwise: the
 # system's own programs, installed first when this is root on Debian; else Docker.
@@ -28,16 +28,19 @@ runs() {
     fi
     [[ -s $STATE/$1.pid && -s $STATE/$1.dir ]] || return 1
     pid=$(<"$STATE/$1.pid") dir=$(<"$STATE/$1.dir")
-    [[ $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || ps -p "$pid" -o args= 2>/dev/null) == *"$dir"* ]]
+    [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || ps -p "$pid" -o args= 2>/dev/null) == *"$dir"* ]]
 }
 
-# stop_one NAME SIGNAL
+# stop_one NAME
 stop_one() {
+    local signal=TERM
+    # PostgreSQL's SIGTERM would wait for open sessions, its SIGINT ends them.
+    [[ $1 != postgres ]] || signal=INT
     if runs "$1"; then
         if [[ -s $STATE/$1.container ]]; then
             docker rm -f "$(<"$STATE/$1.container")" >/dev/null
         else
-            end "$(<"$STATE/$1.pid")" "$2" 20
+            end "$(<"$STATE/$1.pid")" "$signal" 20
         fi
         say "$1 stopped"
     fi
@@ -137,7 +140,7 @@ has_java() {
 
 kafka_install_tools() {
     local packages=()
-    has_java || packages+=(openjdk-17-jre-headless)
+    has_java || packages+=(default-jre-headless)
     have mvn || packages+=(maven)
     ((${#packages[@]} == 0)) || apt_install "${packages[@]}"
 }
@@ -158,7 +161,7 @@ kafka_fetch() {
         echo '<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>'
         echo '</dependencies></project>'
     } >"$KAFKA_DIR/pom.xml"
-    mvn -q -B -f "$KAFKA_DIR/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+    bounded 10m mvn -q -B -f "$KAFKA_DIR/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
         -DoutputDirectory="$part" >"$STATE/kafka.log" 2>&1 </dev/null || return 1
     mv "$part" "$KAFKA_LIBS"
 }
@@ -237,14 +240,14 @@ start_kafka() {
     elif can_docker; then
         kafka_start_docker || { say "no Kafka: its container did not start, see $STATE/kafka.log"; return 1; }
     else
-        say "no Kafka: neither Java 17 with Maven nor Docker are here (Debian, Ubuntu: sudo apt-get install -y openjdk-17-jre-headless maven)"
+        say "no Kafka: neither Java 17 with Maven nor Docker are here (Debian, Ubuntu: sudo apt-get install -y default-jre-headless maven)"
         return 1
     fi
 }
 
 # ---- verbs
 
-# start_one NAME VARIABLE SIGNAL
+# start_one NAME VARIABLE
 start_one() {
     if [[ -n ${!2:-} ]]; then
         say "$1: the one of $2"
@@ -253,9 +256,9 @@ start_one() {
     fi
     local began=$SECONDS
     if ! runs "$1"; then
-        stop_one "$1" "$3" # the remains of a start that was killed
+        stop_one "$1" # the remains of a start that was killed
         if ! "start_$1"; then
-            stop_one "$1" "$3"
+            stop_one "$1"
             return
         fi
     fi
@@ -269,9 +272,12 @@ status_one() {
 
 mkdir -p "$STATE"
 case "${1:-}" in
-# PostgreSQL's SIGINT ends open sessions, its SIGTERM would wait for them.
-start) start_one postgres TEST_DATABASE_URL INT && start_one kafka TEST_KAFKA TERM ;;
-stop) stop_one postgres INT && stop_one kafka TERM ;;
+start) start_one postgres TEST_DATABASE_URL && start_one kafka TEST_KAFKA ;;
+stop)
+    shift
+    (($# > 0)) || set -- postgres kafka
+    for name in "$@"; do stop_one "$name"; done
+    ;;
 status) status_one postgres && status_one kafka ;;
-*) die "usage: tools/services.sh start|stop|status" ;;
+*) die "usage: tools/services.sh start | stop [NAME...] | status" ;;
 esac

@@ -32,18 +32,29 @@ deny() {
     "$cargo_deny" --workspace --all-features --locked check --hide-inclusion-graph bans licenses sources
 }
 
+# Each service that was not there before; those that someone started by hand stay.
 stop_services() {
     trap - EXIT
-    tools/services.sh stop
+    # shellcheck disable=SC2086 # names, without spaces
+    tools/services.sh stop $STARTED
 }
 
 start_services() {
-    # Those that someone started by hand stay.
-    tools/services.sh status | grep -v 'not running' >/dev/null || trap stop_services EXIT
+    STARTED=$(tools/services.sh status | sed -n 's/: not running$//p')
+    [[ -z $STARTED ]] || trap stop_services EXIT
     eval "$(tools/services.sh start)"
 }
 
-tests() { cargo test --workspace --all-features --no-fail-fast 2>&1 | tee "$LOG"; }
+# The README's sessions are run as they stand there, with curl.
+curl_for_readme() {
+    have curl || { can_apt && apt_install curl; } || skip "e2e readme: curl is not installed"
+}
+
+tests() {
+    local left_out=()
+    have curl || left_out=(-- --skip _session_)
+    bounded 40m cargo test --workspace --all-features --no-fail-fast ${left_out[@]+"${left_out[@]}"} 2>&1 | tee "$LOG"
+}
 
 # An ignored test is a skipped one.
 note_ignored_tests() {
@@ -76,6 +87,10 @@ report() {
     ((failed == 0)) && { ((skipped == 0)) || [[ ${STRICT:-} != 1 ]]; }
 }
 
+for tool in fmt clippy; do
+    cargo "$tool" --version >/dev/null 2>&1 || die "cargo $tool is missing; install it with
+  rustup component add rustfmt clippy"
+done
 mkdir -p target
 : >"$LOG"
 : >"$SKIP_LOG"
@@ -83,6 +98,7 @@ step "format" cargo fmt --all --check || true
 step "clippy" cargo clippy --workspace --all-targets --all-features -- -D warnings || true
 step "licences, bans and sources of dependencies" deny || true
 step "PostgreSQL and Kafka for the tests" start_services || true
+step "curl for the README's sessions" curl_for_readme || true
 # All targets at once: the binaries that e2e starts are then built with the features that the tests have, and
 # nothing is compiled twice.
 if step "build" cargo build --workspace --all-targets --all-features; then

@@ -13,7 +13,7 @@ use axum::Router;
 use common::bus::{Bus, Consumer, Delivery, Failure, ProducerStyle, Record};
 use common::http::{Admin, admin, ready_when, serve};
 use common::messages::{Letter, Message, WindowCounted};
-use common::service::{Parts, Tasks, bind, local_addr};
+use common::service::{Parts, StartError, Tasks, bind, local_addr};
 use common::telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
@@ -39,6 +39,9 @@ pub struct App {
 impl App {
     /// Opens the bus and binds the admin port.
     pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
+        if !matches!(config.public_url.scheme(), "http" | "https") {
+            return Err(StartError::new("PUBLIC_URL must be http://… or https://…").into());
+        }
         let bus = match parts.bus {
             Some(bus) => bus,
             None => Bus::open(&config.bus, ProducerStyle::Immediate).await?,

@@ -4,6 +4,8 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -56,6 +58,29 @@ pub fn temp_path(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("vedetta-{}", Uuid::new_v4().simple()));
     std::fs::create_dir_all(&folder).expect("a temporary folder");
     folder.join(name)
+}
+
+/// Runs a program that is to end by itself. One that still runs after two minutes is killed, and has no exit code.
+pub fn run(command: &mut Command) -> Output {
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = piped.spawn().expect("the program starts");
+    let end = Instant::now() + Duration::from_secs(120);
+    while process.try_wait().expect("its state is known").is_none() {
+        if Instant::now() > end {
+            process.kill().expect("it can be killed");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    process.wait_with_output().expect("its output can be read")
+}
+
+/// The complaint of a program that does not start: one line, exit code 2.
+pub fn complaint(command: &mut Command) -> String {
+    let output = run(command);
+    let text = String::from_utf8(output.stderr).expect("a complaint is UTF-8");
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {text}");
+    assert_eq!(text.lines().count(), 1, "{command:?}: {text}");
+    text
 }
 
 /// The value of `variable`; when it is unset `suite` is skipped, which `SKIP_LOG` (a file) keeps.

@@ -12,7 +12,7 @@ use common::auth::{Error, Feed, Revocation, Signer, Verifier, poll_feed};
 use common::clock::Clock;
 use common::http::{Json, serve};
 use common::types::Account;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -91,10 +91,10 @@ async fn keys_and_revocations_are_picked_up_and_kept_when_the_feed_is_gone() {
 
 #[tokio::test]
 async fn without_a_feed_nobody_is_let_in_until_there_is_one() {
-    // A port that nobody listens on: bound, and let go.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Bound, so that nobody else gets the port, but not listening yet: connections are refused.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let verifier = Verifier::new(Clock::System);
     let stop = CancellationToken::new();
     let polling = tokio::spawn(poll_feed(format!("http://{address}/keys"), verifier.clone(), stop.clone()));
@@ -120,7 +120,7 @@ async fn without_a_feed_nobody_is_let_in_until_there_is_one() {
             }
         }),
     );
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = socket.listen(16).unwrap();
     let serving = tokio::spawn(serve(listener, routes, stop.clone()));
     eventually("a feed", async || verifier.verify(&token).ok()).await;
     assert!(*verdict.lock().unwrap() >= 3);

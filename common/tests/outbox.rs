@@ -297,8 +297,8 @@ async fn a_broker_that_is_down_is_waited_for() {
         broker.create_topic(&common::messages::dead_topic(Note::TOPIC), 1, 1).unwrap();
         let args = BusArgs {
             bus_url: Some(format!("kafka://{}", broker.bootstrap_servers()).parse().unwrap()),
-            bus_producer_opts: "message.timeout.ms=500,reconnect.backoff.max.ms=100".parse().unwrap(),
-            bus_consumer_opts: "session.timeout.ms=6000".parse().unwrap(),
+            bus_producer_opts: Some("message.timeout.ms=500,reconnect.backoff.max.ms=100".to_owned().into()),
+            bus_consumer_opts: Some("session.timeout.ms=6000".to_owned().into()),
             ..BusArgs::default()
         };
         let bus = Bus::open(&args, ProducerStyle::Immediate).await.unwrap();

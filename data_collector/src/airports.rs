@@ -50,8 +50,13 @@ impl Catalogue {
                 (Reverse((likeness * 10_000.0) as u32), airport.icao)
             })
             .collect();
+        // Only the nearest few are put in order: there are some 28,000.
+        if count < codes.len() {
+            codes.select_nth_unstable(count);
+            codes.truncate(count);
+        }
         codes.sort_unstable();
-        codes.into_iter().take(count).map(|(_, icao)| icao).collect()
+        codes.into_iter().map(|(_, icao)| icao).collect()
     }
 
     /// Airports whose code is `query`, then those whose name or city begins with it, then those that contain it.

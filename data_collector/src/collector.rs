@@ -21,8 +21,8 @@ use crate::opensky::{Error as OpenSkyError, OpenSky};
 use crate::store::{Announcer, Claim, Fetched, Store, Stored};
 use crate::window::Grid;
 
-/// How long a claim holds, in seconds: two calls, each with a token fetch and a repeat, take less.
-const CLAIM: i64 = 300;
+/// Requests that a window takes at most: two calls, each with a token fetch and a repeat of both.
+const REQUESTS: u32 = 8;
 /// Credits of a window: a call over at most a day costs 4, and there is one for each direction.
 pub(crate) const WINDOW_CREDITS: i64 = 8;
 /// How often the database is asked for windows that nobody told us of.
@@ -98,6 +98,8 @@ pub(crate) struct Collector {
     pub(crate) grid: Grid,
     pub(crate) collect: CollectArgs,
     pub(crate) daily_credits: i64,
+    /// How long a claim holds, in seconds; see [`claim_for`].
+    pub(crate) claim_for: i64,
     pub(crate) clock: Clock,
     pub(crate) node: String,
     /// Notified when there may be something to collect.
@@ -106,6 +108,11 @@ pub(crate) struct Collector {
     pub(crate) outbox: Arc<Notify>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) meters: Meters,
+}
+
+/// How long a claim must hold, in seconds, when a call may take `timeout`.
+pub(crate) fn claim_for(timeout: Duration) -> i64 {
+    seconds(timeout.saturating_mul(REQUESTS)) + 60
 }
 
 /// Why the collector stops for now.
@@ -131,8 +138,10 @@ impl Pause {
 impl Collector {
     /// Collects until cancelled.
     pub(crate) async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
-        // A replica that was killed takes up at once what it had claimed.
-        self.store.release_all(&self.node).await?;
+        // A replica that was killed takes up at once what it had claimed; otherwise its claims run out by themselves.
+        if let Err(error) = self.store.release_all(&self.node).await {
+            tracing::warn!(%error, "earlier claims could not be given back");
+        }
         let every = seconds(self.collect.collect_every);
         let mut next_cycle = self.clock.now();
         let mut pause = Pause::Idle;
@@ -142,8 +151,10 @@ impl Collector {
                     token.run_until_cancelled(tokio::time::sleep(LOOK)).await;
                     continue;
                 }
-                next_cycle = self.clock.now() + every;
+                next_cycle = self.clock.now().saturating_add(every);
                 self.progress.next_cycle.store(next_cycle, Ordering::Relaxed);
+                self.prune(&token).await;
+                self.observe().await;
             }
             if pause.is_over() {
                 pause = self.collect_due(&token).await.unwrap_or_else(|error| {
@@ -167,15 +178,10 @@ impl Collector {
         Ok(())
     }
 
-    /// Begins a cycle: what has closed becomes due, what is too old goes. `false` if the database did not let it.
+    /// Begins a cycle: what has closed becomes due. `false` if the database did not let it.
     async fn plan(&self) -> bool {
         let now = self.clock.now();
-        let planned = async {
-            self.store.plan_all(self.grid, now, &Trace::start()).await?;
-            self.store.prune_flights(now - seconds(self.collect.flight_retention)).await?;
-            anyhow::Ok(())
-        };
-        let planned = planned.await;
+        let planned = self.store.plan_all(self.grid, now, &Trace::start()).await;
         match &planned {
             Ok(()) => self.progress.last_cycle.store(now, Ordering::Relaxed),
             Err(error) => {
@@ -188,6 +194,20 @@ impl Collector {
         planned.is_ok()
     }
 
+    /// Removes the flights that are kept long enough, as long as nobody asks to stop.
+    async fn prune(&self, token: &CancellationToken) {
+        let before = self.clock.now().saturating_sub(seconds(self.collect.flight_retention));
+        while !token.is_cancelled() {
+            match self.store.prune_flights(before).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    return tracing::warn!(%error, "old flights could not be removed; again next cycle");
+                }
+            }
+        }
+    }
+
     /// Collects due windows, one call at a time, until there are none or none can be fetched.
     async fn collect_due(&self, token: &CancellationToken) -> anyhow::Result<Pause> {
         let Some(opensky) = &self.opensky else { return Ok(Pause::ForGood) };
@@ -197,7 +217,8 @@ impl Collector {
             }
             // The breaker's trial does not wait for a window's next attempt.
             let eager = self.breaker.wants_trial();
-            let Some(claim) = self.store.claim(&self.node, CLAIM, eager, self.clock.now()).await? else {
+            let Some(claim) = self.store.claim(&self.node, self.claim_for, eager, self.clock.now()).await?
+            else {
                 return Ok(Pause::Idle);
             };
             let day = self.clock.now().div_euclid(DAY);
@@ -208,9 +229,13 @@ impl Collector {
             }
             let span = tracing::info_span!("window", request_id = %claim.trace.request_id);
             let before = self.breaker.state();
-            let done = self.collect(opensky, &claim, day, token).instrument(span).await?;
+            let done = self.collect(opensky, &claim, day, token).instrument(span).await;
+            if done.is_err() {
+                // What the database did not take now, it may take later.
+                self.store.release(&claim, Some(retry_in(&claim))).await?;
+            }
             self.tell_transition(before).await?;
-            if let Some(pause) = done {
+            if let Some(pause) = done? {
                 return Ok(pause);
             }
         }
@@ -310,12 +335,15 @@ impl Collector {
             OpenSkyError::Fault(..) => {
                 self.meters.failed.inc();
                 let now = self.clock.now();
-                if now > claim.window.end.saturating_add(seconds(self.collect.collect_give_up)) {
+                // Counted from when it could be had at all; and one failure never gives a window up.
+                let wanted = claim.window.end.max(claim.due_since);
+                let patience = seconds(self.collect.collect_give_up);
+                if claim.attempts > 0 && now > wanted.saturating_add(patience) {
                     tracing::error!(airport = %claim.airport, day = date(claim.window.begin), %error, "given up");
                     self.store.give_up(claim, &self.announcer, now).await?;
                     self.outbox.notify_one();
                 } else {
-                    let wait = seconds(doubled(RETRY.0, RETRY.1, claim.attempts));
+                    let wait = retry_in(claim);
                     tracing::warn!(
                         airport = %claim.airport, day = date(claim.window.begin), %error, retry_in_s = wait, "no answer"
                     );
@@ -342,6 +370,11 @@ impl Collector {
             self.meters.credits.set(left);
         }
     }
+}
+
+/// How long after a failed attempt the next one is, in seconds.
+fn retry_in(claim: &Claim) -> i64 {
+    seconds(doubled(RETRY.0, RETRY.1, claim.attempts))
 }
 
 /// Asks for both directions: a window counts only when both were answered.

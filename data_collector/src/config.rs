@@ -106,11 +106,16 @@ pub struct OpenSkyArgs {
     #[arg(long, env = "OPENSKY_DAILY_CREDITS", default_value_t = 4000, value_parser = clap::value_parser!(i64).range(0..))]
     pub opensky_daily_credits: i64,
     /// How long a call may take
-    #[arg(long, env = "OPENSKY_TIMEOUT", value_parser = parse_duration, default_value = "30s")]
+    #[arg(long, env = "OPENSKY_TIMEOUT", value_parser = positive, default_value = "30s")]
     pub opensky_timeout: Duration,
 }
 
 impl OpenSkyArgs {
+    /// Whether there are credentials; one alone is an error.
+    pub fn has_credentials(&self) -> Result<bool, StartError> {
+        Ok(self.credentials()?.is_some())
+    }
+
     /// Both credentials, or neither; one alone is an error.
     pub(crate) fn credentials(&self) -> Result<Option<Credentials>, StartError> {
         let id = self.opensky_client_id.clone().filter(|id| !id.trim().is_empty());
@@ -169,9 +174,15 @@ pub(crate) fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// In seconds.
+const YEAR: u64 = 366 * 86_400;
+
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
-    if duration.as_secs() == 0 { Err("must be at least a second".to_owned()) } else { Ok(duration) }
+    match duration.as_secs() {
+        1..=YEAR => Ok(duration),
+        _ => Err("must be from a second to a year".to_owned()),
+    }
 }
 
 /// A window's length in seconds: from a minute to a day, a divisor of a day.

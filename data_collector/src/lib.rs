@@ -149,6 +149,7 @@ impl App {
             announcer,
             grid: config.collect.grid(),
             daily_credits: config.opensky.opensky_daily_credits,
+            claim_for: collector::claim_for(config.opensky.opensky_timeout),
             collect: config.collect,
             clock: parts.flight_clock,
             node: config.node.node,

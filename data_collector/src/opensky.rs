@@ -211,13 +211,34 @@ impl OpenSky {
 async fn read(response: Response) -> Result<Answer, Error> {
     let credits = number(&response, "x-rate-limit-remaining");
     match response.status() {
-        StatusCode::OK => Ok(Answer { flights: decode(&body(response).await?)?, credits }),
+        StatusCode::OK => Ok(Answer { flights: flights(&body(response).await?)?, credits }),
         StatusCode::NOT_FOUND => Ok(Answer { flights: Vec::new(), credits }),
         StatusCode::TOO_MANY_REQUESTS => {
             let seconds = number(&response, "x-rate-limit-retry-after-seconds").unwrap_or(60);
             Err(Error::RateLimited(Duration::from_secs(u64::try_from(seconds).unwrap_or(0).clamp(1, 86_400))))
         }
         status => Err(Error::Fault(Fault::Server, format!("OpenSky answered {status}"))),
+    }
+}
+
+/// The flights of a body. Texts with control characters are none that OpenSky documents, nor such that every database
+/// takes.
+fn flights(body: &[u8]) -> Result<Vec<Flight>, Error> {
+    let flights: Vec<Flight> = decode(body)?;
+    let odd = flights.iter().find(|flight| {
+        let airports = [&flight.est_departure_airport, &flight.est_arrival_airport, &flight.callsign];
+        let texts = airports.into_iter().flatten().chain([&flight.icao24]);
+        texts.into_iter().any(|text| text.len() > 64 || text.contains(char::is_control))
+    });
+    match odd {
+        None => Ok(flights),
+        Some(flight) => {
+            let why = format!(
+                "OpenSky's answer is not as documented: a text of the flight at {}",
+                flight.first_seen
+            );
+            Err(Error::Fault(Fault::Decode, why))
+        }
     }
 }
 

@@ -44,6 +44,11 @@ fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
 impl System {
     /// Starts everything; flight time is `now` (Unix seconds).
     pub async fn start(now: i64) -> System {
+        System::start_with(now, &[]).await
+    }
+
+    /// Starts everything, with more options for data_collector.
+    pub async fn start_with(now: i64, more: &[(&str, &str)]) -> System {
         let folder = tempfile::tempdir().unwrap();
         let (flight_clock, flight_time) = Clock::manual(now);
         let log = Log::open(&folder.path().join("bus.db")).await.unwrap();
@@ -64,7 +69,7 @@ impl System {
             ("database-url", &database("user.db")),
         ]);
         let user_manager = user_manager::App::build(options(&user_manager), parts.clone()).await.unwrap();
-        let data_collector = flags(&[
+        let usual = flags(&[
             ("listen", "127.0.0.1:0"),
             ("admin-listen", "127.0.0.1:0"),
             ("database-url", &database("data.db")),
@@ -76,8 +81,8 @@ impl System {
             ("collect-lag", "0s"),
             ("collect-settle", "0s"),
         ]);
-        let data_collector =
-            data_collector::App::build(options(&data_collector), parts.clone()).await.unwrap();
+        let data_collector = options(&[usual, flags(more)].concat());
+        let data_collector = data_collector::App::build(data_collector, parts.clone()).await.unwrap();
         let alert_system = flags(&[("admin-listen", "127.0.0.1:0")]);
         let alert_system = alert_system::App::build(options(&alert_system), parts.clone()).await.unwrap();
         let notifier_system = flags(&[
@@ -140,7 +145,7 @@ impl System {
 }
 
 /// The gateway's options, with a certificate of its own.
-pub fn gateway_options(
+fn gateway_options(
     folder: &Path,
     user_manager: SocketAddr,
     user_manager_admin: SocketAddr,

@@ -106,8 +106,8 @@ impl Traveller {
         self.mail_is_about("KJFK", midnight, &mail.subject, &mail.body);
     }
 
-    /// Deletes the account; nothing of it is left, and its token is worth nothing.
-    pub async fn goes_home(self) {
+    /// Deletes the account. Its token is worth nothing any more, and who registers the address again finds nothing of it.
+    pub async fn goes_home(self, anyone: &Client) {
         let gone = self.client.call(Method::DELETE, "/user_manager/me", None).await;
         assert_eq!(gone.status, StatusCode::NO_CONTENT, "{gone:?}");
         crate::eventually("the token to be void", async || {
@@ -115,5 +115,8 @@ impl Traveller {
             (answer.status == StatusCode::UNAUTHORIZED).then_some(())
         })
         .await;
+        let again = anyone.registered(&self.email).await;
+        let interests = again.get("/data_collector/interests").await;
+        assert_eq!((interests.status, &interests.body["items"]), (StatusCode::OK, &json!([])));
     }
 }

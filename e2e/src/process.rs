@@ -6,11 +6,11 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-/// How long a process may take for what is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::PATIENCE;
 
 /// The binary of this name, built beside this test.
 pub fn binary(name: &str) -> PathBuf {
@@ -51,6 +51,11 @@ impl Process {
         self.output.lock().unwrap().clone()
     }
 
+    /// The lines of its log that are JSON.
+    pub fn log(&self) -> Vec<Value> {
+        self.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// Waits for a line with this text; gives the word that follows it.
     pub async fn prints(&self, text: &str) -> String {
         let began = Instant::now();
@@ -71,15 +76,24 @@ impl Process {
         word.parse().unwrap_or_else(|_| panic!("{word} is no address"))
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills it with SIGKILL.
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// Asks it to stop; gives its exit code.
-    pub async fn stop(mut self) -> Option<i32> {
+    /// Asks it to stop, as a supervisor does; gives its exit code.
+    pub async fn stop(self) -> Option<i32> {
+        self.stop_by("-TERM").await
+    }
+
+    /// Asks it to stop, as Ctrl-C does; gives its exit code.
+    pub async fn interrupt(self) -> Option<i32> {
+        self.stop_by("-INT").await
+    }
+
+    async fn stop_by(mut self, signal: &str) -> Option<i32> {
         let pid = self.child.id().expect("it still runs").to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
         self.ended().await
     }
 

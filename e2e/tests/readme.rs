@@ -35,9 +35,10 @@ impl Terminal {
         let script = format!("set -euo pipefail\n{{ {}\n}} >/dev/null\n{commands}\n", self.script);
         let script = script.replace("localhost:8443", &format!("localhost:{}", self.gateway));
         let script = script.replace("127.0.0.1:5010", &self.replay);
-        let shell =
-            Command::new("bash").args(["-c", &script]).current_dir(folder).stderr(Stdio::piped()).output();
-        let done = shell.await.unwrap();
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &script]).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
+        let done =
+            tokio::time::timeout(e2e::PATIENCE, shell.output()).await.expect("the session ends").unwrap();
         assert!(done.status.success(), "{commands}\n{}", String::from_utf8_lossy(&done.stderr));
         // Later sessions need the variables of this one, not its calls.
         let variables =
@@ -66,6 +67,7 @@ fn values(output: &str) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_session_leaves_one_mail_and_exact_figures() {
+    e2e::away_from_midnight().await;
     let folder = tempfile::tempdir().unwrap();
     let (standalone, mut terminal) = start(&folder.path().join("data"), &[]).await;
     let answers = values(&terminal.run(folder.path(), "try").await);
@@ -94,6 +96,8 @@ async fn the_first_session_leaves_one_mail_and_exact_figures() {
     assert!(last["arrival"].is_object() && last["departure"].is_object(), "{last}");
     assert_eq!(status["breaker"]["state"], "closed");
     assert_eq!(standalone.stop().await, Some(0));
+    let mails = Mailbox(folder.path().join("data/mail")).mails();
+    assert_eq!(mails.len(), 1, "exactly one mail, also in the end");
 }
 
 /// The midnight of a date that is not far from now.

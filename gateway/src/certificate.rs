@@ -14,14 +14,14 @@ use rustls::sign::CertifiedKey;
 
 /// A certificate chain with its key, known to belong together.
 #[derive(Debug)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     key: Arc<CertifiedKey>,
     expiry: i64,
 }
 
 impl Certificate {
     /// Reads chain and key from PEM files.
-    pub fn load(chain: &Path, key: &Path) -> Result<Certificate, StartError> {
+    pub(crate) fn load(chain: &Path, key: &Path) -> Result<Certificate, StartError> {
         let unreadable = |option: &str, path: &Path, why: &dyn std::fmt::Display| {
             StartError::new(format!("{option}: {}: {why}", path.display()))
         };
@@ -44,7 +44,7 @@ impl Certificate {
     }
 
     /// When it expires, in Unix seconds.
-    pub fn expiry(&self) -> i64 {
+    pub(crate) fn expiry(&self) -> i64 {
         self.expiry
     }
 }
@@ -56,11 +56,11 @@ fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
 
 /// The certificate in use. Every handshake takes the one that is current then, so it can change under load.
 #[derive(Debug)]
-pub struct Current(ArcSwap<Certificate>);
+pub(crate) struct Current(ArcSwap<Certificate>);
 
 impl Current {
     /// Begins with this one.
-    pub fn new(certificate: Certificate) -> Current {
+    pub(crate) fn new(certificate: Certificate) -> Current {
         Current(ArcSwap::from_pointee(certificate))
     }
 }
@@ -72,7 +72,7 @@ impl ResolvesServerCert for Current {
 }
 
 /// TLS 1.2 and 1.3, HTTP/2 preferred.
-pub fn server_config(current: Arc<Current>) -> Result<Arc<ServerConfig>, StartError> {
+pub(crate) fn server_config(current: Arc<Current>) -> Result<Arc<ServerConfig>, StartError> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(StartError::new)?

@@ -28,7 +28,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What every connection is served with.
-pub struct Edge {
+pub(crate) struct Edge {
     acceptor: Acceptor,
     proxy: Arc<HttpProxy<Gateway>>,
     lifecycle: Arc<Lifecycle>,
@@ -38,7 +38,7 @@ pub struct Edge {
 
 impl Edge {
     /// Serves `proxy` over TLS to at most `places` connections at once.
-    pub fn new(
+    pub(crate) fn new(
         tls: Arc<ServerConfig>,
         proxy: Arc<HttpProxy<Gateway>>,
         lifecycle: Arc<Lifecycle>,
@@ -51,7 +51,7 @@ impl Edge {
 
     /// Accepts until `token` is cancelled, then closes the listener and drains what was accepted. Dropping the future
     /// cuts everything off.
-    pub async fn serve(self, listener: TcpListener, token: CancellationToken) {
+    pub(crate) async fn serve(self, listener: TcpListener, token: CancellationToken) {
         let edge = Arc::new(self);
         let _cut_off = edge.lifecycle.cut_off_when_dropped();
         token.run_until_cancelled(edge.accept(&listener)).await;

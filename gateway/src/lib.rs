@@ -1,19 +1,19 @@
 //! Vedetta's front door: TLS, routing in one normal form, tokens, on Pingora.
 //!
-//! The pure core ([`normalize`], [`route`], [`policy`], [`problem`]) decides; a thin shell ([`proxy`], [`edge`],
-//! [`lifecycle`]) is all that knows Pingora.
+//! The pure core (`normalize`, `route`, `policy`, `problem`) decides; a thin shell (`proxy`, `edge`, `lifecycle`) is
+//! all that knows Pingora.
 
-pub mod certificate;
-pub mod config;
-pub mod edge;
+mod certificate;
+mod config;
+mod edge;
 pub mod gen_cert;
-pub mod lifecycle;
-pub mod metrics;
-pub mod normalize;
-pub mod policy;
-pub mod problem;
-pub mod proxy;
-pub mod route;
+mod lifecycle;
+mod metrics;
+mod normalize;
+mod policy;
+mod problem;
+mod proxy;
+mod route;
 pub mod upstream;
 
 use std::net::SocketAddr;

@@ -17,7 +17,7 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Connections and requests of one gateway, and whether it is stopping.
 #[derive(Debug)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     stopping: watch::Sender<bool>,
     /// Never looked at, so that every clone still has the change to `true` before it, however late it is made.
     watch: ShutdownWatch,
@@ -32,15 +32,15 @@ pub struct Lifecycle {
 
 /// What is known of one client connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// The client's address.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     newcomer: Mutex<Option<TaskTrackerToken>>,
 }
 
 impl Connection {
     /// The first request has come.
-    pub fn has_asked(&self) {
+    pub(crate) fn has_asked(&self) {
         self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
@@ -72,17 +72,21 @@ impl Default for Lifecycle {
 
 impl Lifecycle {
     /// A connection that was just accepted.
-    pub fn connection(&self, peer: SocketAddr) -> Arc<Connection> {
+    pub(crate) fn connection(&self, peer: SocketAddr) -> Arc<Connection> {
         Arc::new(Connection { peer, newcomer: Mutex::new(Some(self.newcomers.token())) })
     }
 
     /// Holds the drain until it is dropped: one request.
-    pub fn request(&self) -> TaskTrackerToken {
+    pub(crate) fn request(&self) -> TaskTrackerToken {
         self.requests.token()
     }
 
     /// Serves a connection on a task of its own until it ends or is cut off.
-    pub fn spawn(&self, connection: Arc<Connection>, serving: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(
+        &self,
+        connection: Arc<Connection>,
+        serving: impl Future<Output = ()> + Send + 'static,
+    ) {
         let (last_call, cut) = (self.last_call.clone(), self.cut.clone());
         // It may hang in its handshake, TLS's or HTTP/2's, where pingora does not look up.
         let too_late = async move {
@@ -101,23 +105,23 @@ impl Lifecycle {
     }
 
     /// Connections live no longer than this guard.
-    pub fn cut_off_when_dropped(&self) -> DropGuard {
+    pub(crate) fn cut_off_when_dropped(&self) -> DropGuard {
         self.cut.clone().drop_guard()
     }
 
     /// Whether connections are to be closed after the request in hand.
-    pub fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 
     /// For pingora: turns true when the gateway stops, upon which HTTP/2 connections say goodbye.
-    pub fn watch(&self) -> ShutdownWatch {
+    pub(crate) fn watch(&self) -> ShutdownWatch {
         self.watch.clone()
     }
 
     /// Waits until no request is in flight and all connections have ended. `close_idle` closes the HTTP/1
     /// connections that wait for a next request.
-    pub async fn drain(&self, close_idle: impl Future<Output = ()>) {
+    pub(crate) async fn drain(&self, close_idle: impl Future<Output = ()>) {
         self.stopping.send_replace(true);
         // Only a connection that never asks for anything makes this time out.
         let _ = timeout(FIRST_REQUEST, self.newcomers.wait()).await;

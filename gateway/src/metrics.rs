@@ -26,7 +26,7 @@ struct RouteLabel {
 
 /// Handles of all metrics; clones share them.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     requests: Family<Outcome, Counter>,
     seconds: Family<RouteLabel, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
@@ -37,7 +37,7 @@ pub struct Metrics {
 
 /// One more of something, until it is dropped.
 #[derive(Debug)]
-pub struct Counted(Gauge);
+pub(crate) struct Counted(Gauge);
 
 impl Counted {
     fn new(gauge: &Gauge) -> Counted {
@@ -54,7 +54,7 @@ impl Drop for Counted {
 
 impl Metrics {
     /// Registers all metrics of the gateway called `node`.
-    pub fn new(node: &str) -> (Metrics, Arc<Registry>) {
+    pub(crate) fn new(node: &str) -> (Metrics, Arc<Registry>) {
         let mut registry = Registry::new("gateway", node);
         let metrics = Metrics {
             requests: Family::default(),
@@ -76,7 +76,7 @@ impl Metrics {
     }
 
     /// A request was answered with `status` after `seconds`.
-    pub fn answered(&self, route: Option<Service>, method: &Method, status: u16, seconds: f64) {
+    pub(crate) fn answered(&self, route: Option<Service>, method: &Method, status: u16, seconds: f64) {
         let route = route.map_or("none", Service::name);
         let outcome = Outcome { route, method: method_class(method), status: status_class(status) };
         self.requests.get_or_create(&outcome).inc();
@@ -84,22 +84,22 @@ impl Metrics {
     }
 
     /// Counts a request as in flight.
-    pub fn request(&self) -> Counted {
+    pub(crate) fn request(&self) -> Counted {
         Counted::new(&self.in_flight)
     }
 
     /// Counts a connection as open.
-    pub fn connection(&self) -> Counted {
+    pub(crate) fn connection(&self) -> Counted {
         Counted::new(&self.connections)
     }
 
     /// A TLS handshake failed or took too long.
-    pub fn handshake_failed(&self) {
+    pub(crate) fn handshake_failed(&self) {
         self.handshake_failures.inc();
     }
 
     /// The certificate expires at `time`, in Unix seconds.
-    pub fn certificate_expires(&self, time: i64) {
+    pub(crate) fn certificate_expires(&self, time: i64) {
         self.certificate_expiry.set(time);
     }
 }

@@ -5,17 +5,17 @@ use std::borrow::Cow;
 
 /// A request target, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Target<'a> {
+pub(crate) struct Target<'a> {
     /// The path, decoded once: begins with `/`, has no empty, `.` or `..` segment (an empty last one is the trailing
     /// slash) and no NUL.
-    pub path: Cow<'a, [u8]>,
+    pub(crate) path: Cow<'a, [u8]>,
     /// The query, byte for byte; an empty one is none.
-    pub query: Option<&'a [u8]>,
+    pub(crate) query: Option<&'a [u8]>,
 }
 
 /// Why a target is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadTarget {
+pub(crate) enum BadTarget {
     /// A byte up to 0x20, or 0x7F.
     #[error("the request target has a space or a control character")]
     ForbiddenByte,
@@ -31,7 +31,7 @@ pub enum BadTarget {
 }
 
 /// Takes a raw request target apart and brings its path into normal form.
-pub fn normalize(target: &[u8]) -> Result<Target<'_>, BadTarget> {
+pub(crate) fn normalize(target: &[u8]) -> Result<Target<'_>, BadTarget> {
     if target.iter().any(|byte| *byte <= 0x20 || *byte == 0x7F) {
         return Err(BadTarget::ForbiddenByte);
     }
@@ -49,7 +49,7 @@ pub fn normalize(target: &[u8]) -> Result<Target<'_>, BadTarget> {
 
 /// Percent-encodes a decoded path as it is sent upstream: upper-case hexadecimal for everything that could be
 /// misunderstood, nothing else.
-pub fn encode(path: &[u8]) -> Cow<'_, str> {
+pub(crate) fn encode(path: &[u8]) -> Cow<'_, str> {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     if let Ok(text) = std::str::from_utf8(path)
         && !path.iter().any(|byte| must_be_encoded(*byte))

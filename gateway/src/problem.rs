@@ -10,7 +10,7 @@ use crate::route::{self, Service};
 
 /// Why the gateway answers a request itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The request target cannot be brought into normal form.
     Target(BadTarget),
     /// No Host header, or more than one.
@@ -43,13 +43,13 @@ pub enum Refusal {
 
 /// An answer, ready to be written.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// The status code.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Headers of this answer only; length and security headers come on top.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// The body; a HEAD request gets its length only.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 impl From<BadTarget> for Refusal {
@@ -60,7 +60,7 @@ impl From<BadTarget> for Refusal {
 
 impl Refusal {
     /// The answer to the request that has this id.
-    pub fn reply(&self, request_id: &str) -> Reply {
+    pub(crate) fn reply(&self, request_id: &str) -> Reply {
         let problem = self.problem();
         let mut headers = vec![
             (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
@@ -151,7 +151,7 @@ impl Refusal {
 const RETRY: u32 = 5;
 
 /// Sends the bare name of a service to the name with a slash. Only GET and HEAD may be turned into GET by 301.
-pub fn redirect(service: Service, query: Option<&[u8]>, method: &Method) -> Reply {
+pub(crate) fn redirect(service: Service, query: Option<&[u8]>, method: &Method) -> Reply {
     let status = match *method {
         Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
         _ => StatusCode::PERMANENT_REDIRECT,

@@ -30,23 +30,23 @@ const KEEPALIVE: Duration = Duration::from_secs(75);
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The gateway as pingora sees it.
-pub struct Gateway {
+pub(crate) struct Gateway {
     /// Whether tokens are asked for.
-    pub auth: Auth,
+    pub(crate) auth: Auth,
     /// Verifies them.
-    pub verifier: Verifier,
+    pub(crate) verifier: Verifier,
     /// Where user_manager is.
-    pub user_manager: Arc<Upstream>,
+    pub(crate) user_manager: Arc<Upstream>,
     /// Where data_collector is.
-    pub data_collector: Arc<Upstream>,
+    pub(crate) data_collector: Arc<Upstream>,
     /// Counts requests in flight, for the drain.
-    pub lifecycle: Arc<Lifecycle>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
     /// Counts everything, for people.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
 /// One request on its way.
-pub struct Context {
+pub(crate) struct Context {
     began: Instant,
     id: String,
     /// The path in normal form, as it is logged.
@@ -62,7 +62,7 @@ pub struct Context {
 
 impl Gateway {
     /// Pingora's HTTP server around this gateway.
-    pub fn into_http(self) -> HttpProxy<Gateway> {
+    pub(crate) fn into_http(self) -> HttpProxy<Gateway> {
         let conf = ServerConf {
             // Upstreams speak plain HTTP, so no authority is trusted. Pingora would read the machine's, and panic
             // where a slim image has none.

@@ -2,7 +2,7 @@
 
 /// A service behind the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Service {
+pub(crate) enum Service {
     /// Accounts and tokens.
     UserManager,
     /// Interests and flights.
@@ -11,7 +11,7 @@ pub enum Service {
 
 impl Service {
     /// The first path segment, and the name in logs and metrics.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Service::UserManager => "user_manager",
             Service::DataCollector => "data_collector",
@@ -25,7 +25,7 @@ impl Service {
 
 /// What becomes of a path.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Route<'a> {
+pub(crate) enum Route<'a> {
     /// The service gets the rest of the path, which begins with `/`.
     Proxy {
         /// Who gets it.
@@ -40,7 +40,7 @@ pub enum Route<'a> {
 }
 
 /// Finds the route of a normal, decoded path.
-pub fn route(path: &[u8]) -> Route<'_> {
+pub(crate) fn route(path: &[u8]) -> Route<'_> {
     let inner = path.strip_prefix(b"/").unwrap_or(path);
     let length = inner.iter().position(|byte| *byte == b'/').unwrap_or(inner.len());
     let (name, rest) = inner.split_at(length);
@@ -52,7 +52,7 @@ pub fn route(path: &[u8]) -> Route<'_> {
 }
 
 /// Where the bare name of a service redirects to: relative, so that it is right behind any name and port.
-pub fn location(service: Service, query: Option<&[u8]>) -> Vec<u8> {
+pub(crate) fn location(service: Service, query: Option<&[u8]>) -> Vec<u8> {
     let mut location = format!("/{}/", service.name()).into_bytes();
     if let Some(query) = query {
         location.push(b'?');

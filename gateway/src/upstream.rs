@@ -39,7 +39,7 @@ impl FromStr for Endpoint {
 
 impl Endpoint {
     /// The URL of `path` on another port of this host.
-    pub fn url(&self, port: u16, path: &str) -> String {
+    pub(crate) fn url(&self, port: u16, path: &str) -> String {
         match self.host.parse() {
             Ok(IpAddr::V6(host)) => format!("http://[{host}]:{port}{path}"),
             _ => format!("http://{}:{port}{path}", self.host),
@@ -63,7 +63,7 @@ impl Endpoint {
 
 /// One service's endpoints and what they resolve to now.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     endpoints: Vec<Endpoint>,
     addresses: ArcSwap<Vec<SocketAddr>>,
     turn: AtomicUsize,
@@ -71,13 +71,13 @@ pub struct Upstream {
 
 impl Upstream {
     /// An upstream that knows its literal addresses; names wait for [`Upstream::keep_resolving`].
-    pub fn new(endpoints: Vec<Endpoint>) -> Upstream {
+    pub(crate) fn new(endpoints: Vec<Endpoint>) -> Upstream {
         let literals = endpoints.iter().filter_map(Endpoint::literal).collect();
         Upstream { endpoints, addresses: ArcSwap::from_pointee(literals), turn: AtomicUsize::new(0) }
     }
 
     /// The next address in turn, if any is known.
-    pub fn next(&self) -> Option<SocketAddr> {
+    pub(crate) fn next(&self) -> Option<SocketAddr> {
         let addresses = self.addresses.load();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         addresses.get(turn.checked_rem(addresses.len())?).copied()
@@ -85,7 +85,7 @@ impl Upstream {
 
     /// Resolves the names now and every 10 s, for ever. A name that fails keeps the others' addresses; when all
     /// fail, the last known ones stay.
-    pub async fn keep_resolving(&self) {
+    pub(crate) async fn keep_resolving(&self) {
         if self.endpoints.iter().all(|endpoint| endpoint.literal().is_some()) {
             return;
         }

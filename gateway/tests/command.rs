@@ -5,9 +5,10 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use common::clock::{Clock, DAY};
+use common::testing;
 use gateway::gen_cert::{self, Error, Options};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -15,23 +16,20 @@ use support::World;
 use tempfile::TempDir;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-fn gateway(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gateway")).current_dir(folder).args(arguments).output().unwrap()
+fn gateway(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+    command.current_dir(folder).args(arguments);
+    command
 }
 
-/// The complaint of a start that failed with exit code 2: one line.
 fn complaint(folder: &Path, arguments: &[&str]) -> String {
-    let output = gateway(folder, arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
-    text
+    testing::complaint(&mut gateway(folder, arguments))
 }
 
 #[test]
 fn gen_cert_makes_a_certificate_that_any_client_takes() {
     let folder = TempDir::new().unwrap();
-    let output = gateway(folder.path(), &["gen-cert", "--out", "tls"]);
+    let output = testing::run(&mut gateway(folder.path(), &["gen-cert", "--out", "tls"]));
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(
         output.status.success() && told.contains("tls/cert.pem") && told.contains("tls/key.pem"),
@@ -139,11 +137,11 @@ async fn healthcheck_tells_whether_a_gateway_lives() {
     let admin = world.admin.to_string();
     let check = async || {
         let (path, admin) = (folder.path().to_owned(), admin.clone());
-        let asked = move || gateway(&path, &["healthcheck", "--admin-listen", &admin]).status.code();
-        tokio::task::spawn_blocking(asked).await.unwrap()
+        let asked = move || testing::run(&mut gateway(&path, &["healthcheck", "--admin-listen", &admin]));
+        tokio::task::spawn_blocking(asked).await.unwrap().status.code()
     };
     assert_eq!(check().await, Some(0));
     world.stop.cancel();
-    world.running.await.unwrap().unwrap();
+    tokio::time::timeout(support::LONG, world.running).await.unwrap().unwrap().unwrap();
     assert_eq!(check().await, Some(1));
 }

@@ -7,12 +7,9 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use support::{World, eventually, raw};
+use support::{LONG, World, eventually, raw};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-/// Long enough for any machine; only a gateway that never stops takes this long.
-const FOREVER: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_request_in_flight_is_answered_and_nothing_new_is_accepted() {
@@ -37,7 +34,7 @@ async fn a_request_in_flight_is_answered_and_nothing_new_is_accepted() {
             assert_eq!(answer.headers()["connection"], "close");
         }
         assert!(answer.text().await.unwrap().contains("/slow"));
-        timeout(FOREVER, world.running).await.unwrap().unwrap().unwrap();
+        timeout(LONG, world.running).await.unwrap().unwrap().unwrap();
     }
 }
 
@@ -51,7 +48,7 @@ async fn idle_connections_do_not_hold_the_stop() {
         assert!(answer.text().await.unwrap().contains("not-found"));
     }
     world.stop.cancel();
-    timeout(FOREVER, world.running).await.unwrap().unwrap().unwrap();
+    timeout(LONG, world.running).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -60,9 +57,10 @@ async fn a_connection_accepted_before_the_stop_gets_its_first_answer() {
     let (addr, cert) = (world.addr, world.cert.clone());
     let connect = move || raw::connect(addr, &cert, &rustls::version::TLS13, &["http/1.1"]).unwrap();
     let mut tls = tokio::task::spawn_blocking(connect).await.unwrap();
-    world.stop.cancel();
-    eventually(async || world.admin("/readyz").await.0 == StatusCode::SERVICE_UNAVAILABLE).await;
+    let stop = world.stop.clone();
     let answer = tokio::task::spawn_blocking(move || {
+        // In one go: from the stop on there is little time for a first request.
+        stop.cancel();
         tls.write_all(b"GET /nope HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         let mut first = [0; 12];
         tls.read_exact(&mut first).unwrap();
@@ -71,7 +69,7 @@ async fn a_connection_accepted_before_the_stop_gets_its_first_answer() {
     .await
     .unwrap();
     assert_eq!(answer, "HTTP/1.1 404");
-    timeout(FOREVER, world.running).await.unwrap().unwrap().unwrap();
+    timeout(LONG, world.running).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -99,7 +97,7 @@ async fn connections_beyond_the_cap_wait_for_a_place() {
         assert!(!second.is_finished());
     }
     drop(first);
-    timeout(FOREVER, second).await.unwrap().unwrap();
+    timeout(LONG, second).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -109,13 +107,13 @@ async fn dropping_the_gateway_cuts_its_connections() {
     let asking = tokio::spawn(request.send());
     world.data_collector.has_slow_request().await;
     world.running.abort();
-    assert!(timeout(FOREVER, asking).await.unwrap().unwrap().is_err());
+    assert!(timeout(LONG, asking).await.unwrap().unwrap().is_err());
 }
 
 #[tokio::test]
 async fn two_gateways_live_in_one_process() {
     let (first, second) = (World::start().await, World::start().await);
     first.stop.cancel();
-    timeout(FOREVER, first.running).await.unwrap().unwrap().unwrap();
+    timeout(LONG, first.running).await.unwrap().unwrap().unwrap();
     assert_eq!(second.get("/user_manager/me").await.status(), 200);
 }

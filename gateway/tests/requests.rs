@@ -7,7 +7,7 @@ use common::auth::Signer;
 use common::types::Account;
 use reqwest::{Method, StatusCode, Version};
 use serde_json::Value;
-use support::{NOW, World, problem, raw};
+use support::{NOW, World, problem, raw, refusing};
 
 const MIB: usize = 1 << 20;
 
@@ -70,7 +70,8 @@ async fn a_token_that_is_not_ours_or_no_longer_valid_is_refused() {
 
 #[tokio::test]
 async fn without_keys_the_gateway_is_not_ready_and_refuses_what_needs_a_token() {
-    let world = World::start_with(&[format!("--user-manager-admin-port={}", closed_port())]).await;
+    let (closed, _kept) = refusing();
+    let world = World::start_with(&[format!("--user-manager-admin-port={}", closed.port())]).await;
     assert_eq!(world.admin("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(world.admin("/healthz").await.0, StatusCode::OK);
     let answer = world.get("/user_manager/me").await;
@@ -82,9 +83,9 @@ async fn without_keys_the_gateway_is_not_ready_and_refuses_what_needs_a_token() 
 
 #[tokio::test]
 async fn the_classroom_mode_asks_for_no_token() {
-    let world =
-        World::start_with(&["--auth=off".into(), format!("--user-manager-admin-port={}", closed_port())])
-            .await;
+    let (closed, _kept) = refusing();
+    let no_feed = format!("--user-manager-admin-port={}", closed.port());
+    let world = World::start_with(&["--auth=off".into(), no_feed]).await;
     world.becomes_ready().await;
     let answer = world.client().get(world.url("/data_collector/interests")).send().await.unwrap();
     assert_eq!(answer.status(), 200);
@@ -233,9 +234,4 @@ async fn requests_are_counted_by_route_method_and_status() {
             && text.contains("node=\"edge-1\"")
     })
     .await;
-}
-
-/// A port that nothing listens on.
-fn closed_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

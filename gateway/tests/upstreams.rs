@@ -6,7 +6,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::{World, echo::Echo, eventually, problem};
+use support::{World, echo::Echo, eventually, problem, refusing};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -18,7 +18,7 @@ async fn with_data_collector_at(url: &str) -> World {
 
 #[tokio::test]
 async fn a_refused_connection_is_a_502() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (closed, _kept) = refusing();
     let world = with_data_collector_at(&format!("http://{closed}")).await;
     problem(world.get("/data_collector/status").await, 502, "bad-gateway").await;
     assert_eq!(world.get("/user_manager/me").await.status(), 200);
@@ -74,8 +74,16 @@ async fn deaf_listener() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
     let listener = socket.listen(1).unwrap();
     let addr = listener.local_addr().unwrap();
     let mut queued = Vec::new();
-    while let Ok(Ok(stream)) = timeout(Duration::from_millis(500), TcpStream::connect(addr)).await {
-        queued.push(stream);
+    // One attempt may time out because the machine is slow.
+    let mut unanswered = 0;
+    while unanswered < 2 {
+        match timeout(Duration::from_secs(2), TcpStream::connect(addr)).await {
+            Ok(stream) => {
+                queued.push(stream.unwrap());
+                unanswered = 0;
+            }
+            Err(_) => unanswered += 1,
+        }
     }
     (addr, (listener, queued))
 }

@@ -59,13 +59,30 @@ pub struct MailArgs {
 }
 
 impl MailArgs {
+    /// Whether it was said where mails go.
+    pub fn is_configured(&self) -> Result<bool, StartError> {
+        Ok(self.configured()?.is_some())
+    }
+
+    /// The folder that mails go to; none if they go to a server.
+    pub fn folder(&self) -> Result<Option<PathBuf>, StartError> {
+        Ok(match self.url()? {
+            MailUrl::Folder(folder) => Some(folder),
+            MailUrl::Smtp { .. } => None,
+        })
+    }
+
     /// Where mails go.
     pub(crate) fn url(&self) -> Result<MailUrl, StartError> {
+        Ok(self.configured()?.unwrap_or_else(|| MailUrl::Folder(PathBuf::from("mail"))))
+    }
+
+    fn configured(&self) -> Result<Option<MailUrl>, StartError> {
         let url = secret("MAIL_URL", self.mail_url.as_ref(), self.mail_url_file.as_deref())?;
         if let Some(url) = url {
             // The value may hold a password, so it is not repeated.
-            return MailUrl::parse(url.expose_secret())
-                .map_err(|why| StartError::new(format!("MAIL_URL: {why}")));
+            let parsed = MailUrl::parse(url.expose_secret());
+            return parsed.map(Some).map_err(|why| StartError::new(format!("MAIL_URL: {why}")));
         }
         let password = secret(
             "GMAIL_APP_PASSWORD",
@@ -73,13 +90,13 @@ impl MailArgs {
             self.gmail_app_password_file.as_deref(),
         )?;
         match (self.gmail_user(), password) {
-            (Some(user), Some(password)) => Ok(MailUrl::Smtp {
+            (Some(user), Some(password)) => Ok(Some(MailUrl::Smtp {
                 host: "smtp.gmail.com".to_owned(),
                 port: 587,
                 security: Security::StartTls,
                 login: Some((user, password)),
-            }),
-            (None, None) => Ok(MailUrl::Folder(PathBuf::from("mail"))),
+            })),
+            (None, None) => Ok(None),
             (Some(_), None) => Err(StartError::new("GMAIL_APP_PASSWORD is needed beside GMAIL_USER")),
             (None, Some(_)) => Err(StartError::new("GMAIL_USER is needed beside GMAIL_APP_PASSWORD")),
         }

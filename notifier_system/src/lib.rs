@@ -23,6 +23,7 @@ use common::service::{Parts, StartError, Tasks, bind, local_addr};
 use common::telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, MailArgs};
@@ -32,12 +33,12 @@ use crate::mailer::Mailer;
 use crate::store::{Leave, Store};
 
 /// The database's tables.
-const MIGRATIONS: &[(&str, &str)] = &[
-    ("mails", include_str!("../migrations/0001_mails.sql")),
-];
+const MIGRATIONS: &[(&str, &str)] = &[("mails", include_str!("../migrations/0001_mails.sql"))];
 
 /// The consumer group.
 const GROUP: &str = "notifier_group";
+/// Mails on their way at once, and with them connections to the server.
+const MAILS_AT_ONCE: usize = 4;
 /// Ids of sent mails are kept this long, in seconds: 30 days longer than the bus keeps its messages.
 const IDS_KEPT: i64 = 60 * 86_400;
 
@@ -74,11 +75,15 @@ impl App {
         let notifier = Notifier {
             store: Store::new(db, &config.node.node),
             mailer: Arc::new(mailer),
+            places: Arc::new(Semaphore::new(MAILS_AT_ONCE)),
             composer: Arc::new(Composer { from, public_url: config.public_url }),
             clock: parts.clock,
             sent: Counter::default(),
+            unrecorded: Counter::default(),
         };
         metrics.register("sent_mails", "Mails that the server has taken", notifier.sent.clone());
+        let help = "Attempts to record a sent mail that failed and are repeated";
+        metrics.register("failed_recordings", help, notifier.unrecorded.clone());
         let ready = {
             let store = notifier.store.clone();
             ready_when(move || {
@@ -133,9 +138,12 @@ async fn keep_pruned(store: Store, token: CancellationToken) {
 struct Notifier {
     store: Store,
     mailer: Arc<Mailer>,
+    /// Mails on their way at once: a server that sees more connections from one client may send it away.
+    places: Arc<Semaphore>,
     composer: Arc<Composer>,
     clock: Clock,
     sent: Counter,
+    unrecorded: Counter,
 }
 
 impl Notifier {
@@ -143,6 +151,7 @@ impl Notifier {
     async fn record(&self, id: &str) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         while let Err(error) = self.store.sent(id).await {
+            self.unrecorded.inc();
             tracing::warn!(id, %error, "the mail was sent, which cannot be recorded; trying again");
             tokio::time::sleep(backoff.next_wait()).await;
         }
@@ -154,6 +163,8 @@ impl Notifier {
             .composer
             .compose(&letter, &trace, self.clock.now())
             .map_err(|error| Failure::Reject(format!("no mail can be made of it: {error:#}")))?;
+        // Before the lease on the mail, which must not run out while waiting here.
+        let _place = self.places.acquire().await?;
         match self.store.begin(&letter.id, letter.account).await? {
             Leave::Send => {}
             Leave::Sent => return Ok(()),
@@ -174,9 +185,13 @@ impl Notifier {
             }
             Err(error) => {
                 self.store.release(&letter.id).await?;
+                // Servers repeat the address in what they answer.
+                let masked = |text: String| text.replace(letter.email.as_str(), &letter.email.masked());
                 Err(match error {
-                    mailer::Failure::Everything(error) => Failure::Retry(error),
-                    mailer::Failure::Refused(_) => Failure::Reject(error.to_string()),
+                    mailer::Failure::Everything(error) => {
+                        Failure::Retry(anyhow::anyhow!(masked(format!("{error:#}"))))
+                    }
+                    mailer::Failure::Refused(_) => Failure::Reject(masked(error.to_string())),
                 })
             }
         }

@@ -48,7 +48,9 @@ impl MailUrl {
             return if folder.is_empty() { Err(FORM) } else { Ok(MailUrl::Folder(PathBuf::from(folder))) };
         }
         let url = Url::parse(text).map_err(|_| FORM)?;
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(FORM)?.to_owned();
+        // An IPv6 address stands in brackets in a URL only.
+        let host = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']'));
+        let host = host.filter(|host| !host.is_empty()).ok_or(FORM)?.to_owned();
         let tls = url.query_pairs().find(|(name, _)| name == "tls").map(|(_, value)| value.into_owned());
         let security = match (url.scheme(), tls.as_deref()) {
             ("smtp", None) if is_this_machine(&host) => Security::Plain,
@@ -71,8 +73,7 @@ impl MailUrl {
 }
 
 fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The text behind percent-encoding, which is what form decoding does but for `+`.

@@ -41,7 +41,20 @@ impl Store {
         let mut tx = self.db.begin().await?;
         let now = tx.now().await?;
         let account = account.map(|account| account.to_string()).unwrap_or_default();
+        // The lease first: it waits for whoever is just recording the mail as sent, and the look comes after that.
         let leave = on!(&mut tx, |tx| {
+            let held = sqlx::query(
+                "INSERT INTO sending (id, holder, held_until) VALUES ($1, $2, $3) \
+                 ON CONFLICT (id) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
+                 WHERE sending.held_until < $4 OR sending.holder = excluded.holder",
+            )
+            .bind(id)
+            .bind(&self.holder)
+            .bind(now + LEASE)
+            .bind(now)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected();
             let (sent, forgotten): (bool, bool) = sqlx::query_as(
                 "SELECT EXISTS (SELECT 1 FROM sent WHERE id = $1), \
                  EXISTS (SELECT 1 FROM forgotten WHERE account = $2)",
@@ -50,24 +63,14 @@ impl Store {
             .bind(account)
             .fetch_one(&mut **tx)
             .await?;
-            if sent {
-                Leave::Sent
-            } else if forgotten {
-                Leave::Forgotten
-            } else {
-                let held = sqlx::query(
-                    "INSERT INTO sending (id, holder, held_until) VALUES ($1, $2, $3) \
-                     ON CONFLICT (id) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
-                     WHERE sending.held_until < $4 OR sending.holder = excluded.holder",
-                )
-                .bind(id)
-                .bind(&self.holder)
-                .bind(now + LEASE)
-                .bind(now)
-                .execute(&mut **tx)
-                .await?
-                .rows_affected();
-                if held == 1 { Leave::Send } else { Leave::Elsewhere }
+            if held == 1 && (sent || forgotten) {
+                sqlx::query("DELETE FROM sending WHERE id = $1").bind(id).execute(&mut **tx).await?;
+            }
+            match (sent, forgotten, held) {
+                (true, _, _) => Leave::Sent,
+                (_, true, _) => Leave::Forgotten,
+                (_, _, 1) => Leave::Send,
+                _ => Leave::Elsewhere,
             }
         });
         tx.commit().await?;

@@ -1,6 +1,8 @@
 //! Time-lapse: flight time that runs faster than the clock on the wall, and goes on where it stopped.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -50,6 +52,8 @@ impl fmt::Display for Lapse {
 struct Memory {
     /// Whether its flight time is lapsed.
     lapsed: bool,
+    /// Whether its flights are recorded ones.
+    recorded: bool,
     /// The flight time when it was last open, Unix seconds.
     flight_time: i64,
 }
@@ -59,12 +63,13 @@ pub(crate) struct FlightTime {
     pub(crate) clock: Clock,
     file: PathBuf,
     lapsed: bool,
+    recorded: bool,
 }
 
 impl FlightTime {
-    /// Goes on where the directory stopped. A directory that was opened in the other mode is refused: its windows
-    /// lie in another time.
-    pub(crate) fn open(data_dir: &Path, lapse: Option<Lapse>) -> anyhow::Result<FlightTime> {
+    /// Goes on where the directory stopped. One that holds windows of another time (lapsed or not) or flights of another
+    /// kind (recorded or not) is refused: they would be counted together.
+    pub(crate) fn open(data_dir: &Path, lapse: Option<Lapse>, recorded: bool) -> anyhow::Result<FlightTime> {
         let file = data_dir.join("flight-time.json");
         let memory: Option<Memory> = match std::fs::read(&file) {
             Ok(text) => Some(
@@ -73,15 +78,8 @@ impl FlightTime {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| file.display().to_string()),
         };
-        if let Some(memory) = &memory
-            && memory.lapsed != lapse.is_some()
-        {
-            let (was, use_) = if memory.lapsed { ("with", "give one") } else { ("without", "leave it out") };
-            let folder = data_dir.display();
-            return Err(StartError::new(format!(
-                "TIME_LAPSE: {folder} was made {was} a time-lapse; {use_}, or take another DATA_DIR"
-            ))
-            .into());
+        if let Some(memory) = &memory {
+            memory.must_be(data_dir, lapse.is_some(), recorded)?;
         }
         let clock = match lapse {
             Some(lapse) => {
@@ -90,26 +88,58 @@ impl FlightTime {
             }
             None => Clock::System,
         };
-        let time = FlightTime { clock, file, lapsed: lapse.is_some() };
+        let time = FlightTime { clock, file, lapsed: lapse.is_some(), recorded };
         time.remember()?;
         Ok(time)
     }
 
-    /// Keeps what is remembered up to date, every second and at the end.
-    pub(crate) async fn keep(self, token: CancellationToken) -> anyhow::Result<()> {
-        while token.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_some() {
-            self.remember()?;
+    /// Keeps a lapsed time up to date, every second and at the end. What cannot be written now is written a second later.
+    pub(crate) async fn keep(self, token: CancellationToken) {
+        let every = if self.lapsed { Duration::from_secs(1) } else { Duration::MAX };
+        while token.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+            self.remember_or_warn();
         }
-        self.remember()
+        self.remember_or_warn();
     }
 
-    /// Written beside and renamed, so that the file is always whole.
+    fn remember_or_warn(&self) {
+        if let Err(error) = self.remember() {
+            tracing::warn!(error = format!("{error:#}"), "the flight time could not be written down");
+        }
+    }
+
+    /// Written beside, synced and renamed, so that the file is always whole.
     fn remember(&self) -> anyhow::Result<()> {
-        let memory = Memory { lapsed: self.lapsed, flight_time: self.clock.now() };
+        let memory = Memory { lapsed: self.lapsed, recorded: self.recorded, flight_time: self.clock.now() };
         let part = self.file.with_added_extension("part");
-        std::fs::write(&part, serde_json::to_vec(&memory)?)
-            .and_then(|()| std::fs::rename(&part, &self.file))
-            .with_context(|| self.file.display().to_string())
+        let write = || {
+            let mut file = File::create(&part)?;
+            file.write_all(&serde_json::to_vec(&memory)?)?;
+            file.sync_all()?;
+            std::fs::rename(&part, &self.file)
+        };
+        write().with_context(|| self.file.display().to_string())
+    }
+}
+
+impl Memory {
+    fn must_be(&self, data_dir: &Path, lapsed: bool, recorded: bool) -> Result<(), StartError> {
+        let folder = data_dir.display();
+        let refuse = |why: String| Err(StartError::new(format!("{why}, or take another DATA_DIR")));
+        match (self.lapsed, lapsed) {
+            (true, false) => {
+                return refuse(format!("TIME_LAPSE: {folder} was made with a time-lapse; give one"));
+            }
+            (false, true) => {
+                return refuse(format!("TIME_LAPSE: {folder} was made without a time-lapse; leave it out"));
+            }
+            _ => {}
+        }
+        match (self.recorded, recorded) {
+            (true, false) => refuse(format!("OPENSKY_CLIENT_ID: {folder} holds recorded flights; unset it")),
+            (false, true) => refuse(format!("OPENSKY_CLIENT_ID: {folder} holds flights of OpenSky; set it")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -130,11 +160,15 @@ mod tests {
         let folder = common::testing::temp_path("data");
         std::fs::create_dir(&folder).unwrap();
         let lapse: Lapse = "1d=20s".parse().unwrap();
-        let begun = FlightTime::open(&folder, Some(lapse)).unwrap().clock.now();
-        let memory = serde_json::to_vec(&Memory { lapsed: true, flight_time: begun + 864_000 }).unwrap();
+        let begun = FlightTime::open(&folder, Some(lapse), true).unwrap().clock.now();
+        let memory =
+            serde_json::to_vec(&Memory { lapsed: true, recorded: true, flight_time: begun + 864_000 })
+                .unwrap();
         std::fs::write(folder.join("flight-time.json"), memory).unwrap();
-        assert!(FlightTime::open(&folder, Some(lapse)).unwrap().clock.now() >= begun + 864_000);
-        let refused = FlightTime::open(&folder, None).err().unwrap();
+        assert!(FlightTime::open(&folder, Some(lapse), true).unwrap().clock.now() >= begun + 864_000);
+        let refused = FlightTime::open(&folder, None, true).err().unwrap();
         assert!(refused.is::<StartError>() && refused.to_string().contains("time-lapse"), "{refused}");
+        let refused = FlightTime::open(&folder, Some(lapse), false).err().unwrap();
+        assert!(refused.is::<StartError>() && refused.to_string().contains("recorded flights"), "{refused}");
     }
 }

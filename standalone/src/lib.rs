@@ -60,17 +60,17 @@ impl App {
         std::fs::create_dir_all(&folder)
             .map_err(|error| StartError::new(format!("DATA_DIR: {}: {error}", folder.display())))?;
         let lock = lock(&folder.join("lock")).context("DATA_DIR")?;
-        let replays = lacks_credentials(&config);
+        let replays = !config.opensky.has_credentials()?;
         if config.time_lapse.is_some() && !replays {
             return Err(StartError::new(
                 "TIME_LAPSE: only recorded flights can run faster; unset OPENSKY_CLIENT_ID",
             )
             .into());
         }
-        let flight_time = FlightTime::open(&folder, config.time_lapse)?;
+        let flight_time = FlightTime::open(&folder, config.time_lapse, replays)?;
         let replay =
             if replays { Some(start_replay(&mut config, flight_time.clock.clone()).await?) } else { None };
-        let mail_folder = settle_mail(&mut config, &folder);
+        let mail_folder = settle_mail(&mut config, &folder)?;
         let log = Log::open(&folder.join("bus.db")).await?;
         let parts = Parts {
             clock: Clock::System,
@@ -108,16 +108,6 @@ impl App {
             },
             _lock: lock,
         })
-    }
-
-    /// Where the gateway listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.gateway.addr()
-    }
-
-    /// Where the replay listens, if it runs.
-    pub fn replay_addr(&self) -> Option<SocketAddr> {
-        self.replay.as_ref().map(opensky_replay::App::addr)
     }
 
     /// Says in a few lines what runs where.
@@ -171,7 +161,7 @@ impl App {
         if let Some(replay) = self.replay {
             tasks.spawn(replay.run(inner.clone()));
         }
-        tasks.spawn(self.flight_time.keep(inner.clone()));
+        tasks.spawn_endless(self.flight_time.keep(inner.clone()));
         let log = self.log;
         tasks.spawn_endless(async move { log.keep_pruned(inner).await });
         let gateway = self.gateway;
@@ -196,13 +186,6 @@ impl App {
     }
 }
 
-/// Whether neither of OpenSky's credentials is given. One alone is data_collector's to refuse.
-fn lacks_credentials(config: &Config) -> bool {
-    let opensky = &config.opensky;
-    let id = opensky.opensky_client_id.as_ref().is_some_and(|id| !id.trim().is_empty());
-    !id && opensky.opensky_client_secret.is_none() && opensky.opensky_client_secret_file.is_none()
-}
-
 /// Starts the replay and points the collector to it. What it replays is complete, so nothing has to settle.
 async fn start_replay(config: &mut Config, clock: Clock) -> anyhow::Result<opensky_replay::App> {
     let wanted =
@@ -218,20 +201,13 @@ async fn start_replay(config: &mut Config, clock: Clock) -> anyhow::Result<opens
     Ok(replay)
 }
 
-/// Without a mail server mails go to a folder of the data directory; says which.
-fn settle_mail(config: &mut Config, data_dir: &Path) -> Option<PathBuf> {
-    let mail = &mut config.mail;
-    let server = mail.mail_url.is_some()
-        || mail.mail_url_file.is_some()
-        || mail.gmail_user.as_ref().is_some_and(|user| !user.trim().is_empty())
-        || mail.gmail_app_password.is_some()
-        || mail.gmail_app_password_file.is_some();
-    if server {
-        return None;
+/// Without other orders mails go to a folder of the data directory. Says to which folder they go, if to one.
+fn settle_mail(config: &mut Config, data_dir: &Path) -> Result<Option<PathBuf>, StartError> {
+    if !config.mail.is_configured()? {
+        config.mail.mail_url = Some(format!("file:{}", data_dir.join("mail").display()).into());
+        config.mail.mail_url_file = None;
     }
-    let folder = data_dir.join("mail");
-    mail.mail_url = Some(format!("file:{}", folder.display()).into());
-    Some(folder)
+    config.mail.folder()
 }
 
 /// The certificate in `folder`, made if there is none; says whether it was.

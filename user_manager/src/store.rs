@@ -3,10 +3,10 @@
 use common::auth::{Revocation, TOKEN_LIFETIME};
 use common::db::{Db, is_taken};
 use common::messages::UserForgotten;
-use common::{on, row};
 use common::outbox::{self, Place};
 use common::trace::Trace;
 use common::types::{Account, Email};
+use common::{on, row};
 
 use crate::error::Error;
 

@@ -20,8 +20,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{BusArgs, Envelope, Error, Position, ProducerStyle, Record};
+use super::{BusArgs, Envelope, Error, Position, ProducerStyle, Record, client_options};
 use crate::retry::Backoff;
+use crate::service::StartError;
 use crate::trace::Headers;
 
 /// 30 days, in milliseconds.
@@ -55,7 +56,7 @@ impl std::fmt::Debug for Kafka {
 }
 
 impl Kafka {
-    pub(super) fn open(servers: &str, args: &BusArgs, style: ProducerStyle) -> Result<Kafka, KafkaError> {
+    pub(super) fn open(servers: &str, args: &BusArgs, style: ProducerStyle) -> anyhow::Result<Kafka> {
         let mut base = ClientConfig::new();
         base.set("bootstrap.servers", servers).set("client.id", "vedetta");
         let mut producer_config = base.clone();
@@ -69,13 +70,22 @@ impl Kafka {
                 .set("batch.size", "16384")
                 .set("max.in.flight.requests.per.connection", "1"),
         };
-        for (key, value) in &args.bus_producer_opts.0 {
+        let (name, value) = ("BUS_PRODUCER_OPTS", args.bus_producer_opts.as_ref());
+        for (key, value) in client_options(name, value, args.bus_producer_opts_file.as_deref())? {
             producer_config.set(key, value);
         }
+        check(name, &producer_config)?;
+        let (name, value) = ("BUS_CONSUMER_OPTS", args.bus_consumer_opts.as_ref());
+        let consumer = client_options(name, value, args.bus_consumer_opts_file.as_deref())?;
+        let mut consumer_config = base.clone();
+        for (key, value) in &consumer {
+            consumer_config.set(key, value);
+        }
+        check(name, &consumer_config)?;
         let producer = ArcSwap::from_pointee(producer_config.create()?);
         Ok(Kafka(Arc::new(Inner {
             base,
-            consumer: args.bus_consumer_opts.0.clone(),
+            consumer,
             producer_config,
             producer,
             partitions: args.bus_partitions,
@@ -201,6 +211,17 @@ impl Kafka {
         };
         thread.spawn(poll).map_err(|_| Error::Stopped)?;
         Ok(Reader { commands, ended })
+    }
+}
+
+/// Whether librdkafka knows the settings. Its complaint would repeat the value, which may be a password.
+fn check(name: &str, config: &ClientConfig) -> Result<(), StartError> {
+    match config.create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(_, _, key, _)) => {
+            Err(StartError::new(format!("{name}: {key} is no setting of librdkafka, or has a wrong value")))
+        }
+        Err(error) => Err(StartError::new(format!("{name}: {error}"))),
     }
 }
 

@@ -7,11 +7,12 @@ mod embedded;
 #[cfg(feature = "kafka")]
 mod kafka;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context;
 use clap::Args;
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 pub use consume::{Consumer, Delivery, Failure};
@@ -34,12 +35,18 @@ pub struct BusArgs {
     /// The assignment's name for a Kafka bus, host:port[,host:port]
     #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", conflicts_with = "bus_url")]
     pub kafka_bootstrap_servers: Option<String>,
-    /// librdkafka settings of producers, key=value[,key=value]
-    #[arg(long, env = "BUS_PRODUCER_OPTS", default_value = "")]
-    pub bus_producer_opts: ClientOptions,
-    /// librdkafka settings of consumers, key=value[,key=value]
-    #[arg(long, env = "BUS_CONSUMER_OPTS", default_value = "")]
-    pub bus_consumer_opts: ClientOptions,
+    /// librdkafka settings of producers, key=value[,key=value]; they may hold a password
+    #[arg(long, env = "BUS_PRODUCER_OPTS", hide_env_values = true)]
+    pub bus_producer_opts: Option<SecretString>,
+    /// A file that holds BUS_PRODUCER_OPTS
+    #[arg(long, env = "BUS_PRODUCER_OPTS_FILE")]
+    pub bus_producer_opts_file: Option<PathBuf>,
+    /// librdkafka settings of consumers, key=value[,key=value]; they may hold a password
+    #[arg(long, env = "BUS_CONSUMER_OPTS", hide_env_values = true)]
+    pub bus_consumer_opts: Option<SecretString>,
+    /// A file that holds BUS_CONSUMER_OPTS
+    #[arg(long, env = "BUS_CONSUMER_OPTS_FILE")]
+    pub bus_consumer_opts_file: Option<PathBuf>,
     /// Partitions of the topics that are made at start
     #[arg(long, env = "BUS_PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=1000))]
     pub bus_partitions: i32,
@@ -54,8 +61,10 @@ impl Default for BusArgs {
         BusArgs {
             bus_url: None,
             kafka_bootstrap_servers: None,
-            bus_producer_opts: ClientOptions::default(),
-            bus_consumer_opts: ClientOptions::default(),
+            bus_producer_opts: None,
+            bus_producer_opts_file: None,
+            bus_consumer_opts: None,
+            bus_consumer_opts_file: None,
             bus_partitions: 1,
             bus_replicas: 1,
         }
@@ -103,26 +112,24 @@ impl FromStr for BusUrl {
     }
 }
 
-/// `key=value,…` of client settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientOptions(pub Vec<(String, String)>);
+/// Settings of a Kafka client: names and values.
+#[cfg(feature = "kafka")]
+type ClientOptions = Vec<(String, String)>;
 
-impl FromStr for ClientOptions {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<ClientOptions, String> {
-        let pair = |part: &str| match part.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => {
-                Ok((key.trim().to_owned(), value.trim().to_owned()))
-            }
-            _ => Err(format!("'{part}' is not key=value")),
-        };
-        text.split(',')
-            .filter(|part| !part.trim().is_empty())
-            .map(pair)
-            .collect::<Result<_, _>>()
-            .map(ClientOptions)
-    }
+/// The settings in an option or its file, `key=value[,key=value]`. A complaint does not repeat them.
+#[cfg(feature = "kafka")]
+fn client_options(
+    name: &str,
+    value: Option<&SecretString>,
+    file: Option<&Path>,
+) -> Result<ClientOptions, StartError> {
+    use secrecy::ExposeSecret;
+    let Some(text) = crate::service::secret(name, value, file)? else { return Ok(ClientOptions::new()) };
+    let pair = |part: &str| match part.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err(StartError::new(format!("{name} must be key=value[,key=value]"))),
+    };
+    text.expose_secret().split(',').filter(|part| !part.trim().is_empty()).map(pair).collect()
 }
 
 /// How a service's producer behaves unless configured otherwise.
@@ -309,10 +316,13 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "kafka")]
     #[test]
-    fn client_options_are_pairs() {
-        let pairs = "linger.ms=0, acks=all".parse::<ClientOptions>().unwrap().0;
+    fn client_options_are_pairs_and_a_complaint_keeps_them_secret() {
+        let parse = |text: &str| client_options("BUS_PRODUCER_OPTS", Some(&text.to_owned().into()), None);
+        let pairs = parse("linger.ms=0, acks=all").unwrap();
         assert_eq!(pairs, [("linger.ms".into(), "0".into()), ("acks".into(), "all".into())]);
-        assert!("linger.ms".parse::<ClientOptions>().is_err());
+        let complaint = parse("sasl.password=a,hunter2").unwrap_err().to_string();
+        assert!(complaint.contains("BUS_PRODUCER_OPTS") && !complaint.contains("hunter2"), "{complaint}");
     }
 }

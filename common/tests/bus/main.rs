@@ -18,7 +18,7 @@ use common::trace::{Headers, Trace};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
-use stage::{Note, Seen, Topic, group, on_every_bus, topic};
+use stage::{Note, Seen, Topic, group, on_every_bus, soon, topic};
 use support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +221,7 @@ async fn a_stop_finishes_what_is_in_flight_and_commits_the_finished_prefix() {
                 }
             }
         });
-        reached.notified().await;
+        soon("the message is in hand", reached.notified()).await;
         eventually("the other key", async || (seen.of("b") == [0]).then_some(())).await;
         reading.ask_to_stop();
         gate.notify_one();
@@ -252,9 +252,10 @@ async fn the_trace_of_a_message_arrives_with_it() {
             tell.send(delivery.trace).unwrap();
             std::future::ready(Ok(()))
         });
-        assert_eq!(told.recv().await, Some(full), "{stage}");
-        assert_eq!(told.recv().await, Some(short), "{stage}");
-        assert!(!told.recv().await.unwrap().request_id.is_empty(), "{stage}: one that begins here");
+        let mut next = async || soon("a message", told.recv()).await;
+        assert_eq!(next().await, Some(full), "{stage}");
+        assert_eq!(next().await, Some(short), "{stage}");
+        assert!(!next().await.unwrap().request_id.is_empty(), "{stage}: one that begins here");
         reading.stop().await;
     })
     .await;
@@ -297,7 +298,8 @@ async fn the_assignments_messages_get_an_id_of_their_place() {
                 tell.send(delivery.message.0.id).unwrap();
                 std::future::ready(Ok(()))
             });
-            let ids = [told.recv().await, told.recv().await, told.recv().await].map(Option::unwrap);
+            let mut next = async || soon("a message", told.recv()).await.unwrap();
+            let ids = [next().await, next().await, next().await];
             reading.stop().await;
             ids
         };

@@ -89,6 +89,12 @@ impl Seen {
     }
 }
 
+/// What `future` gives, which it does in two minutes at most.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let limit = std::time::Duration::from_secs(120);
+    tokio::time::timeout(limit, future).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+}
+
 /// A consumer at work.
 pub(crate) struct Reading {
     token: CancellationToken,
@@ -104,7 +110,7 @@ impl Reading {
     /// Stops it as a service stops.
     pub(crate) async fn stop(self) {
         self.token.cancel();
-        self.task.await.unwrap().unwrap();
+        soon("the consumer has stopped", self.task).await.unwrap().unwrap();
     }
 
     /// Ends it as a crash does.
@@ -208,15 +214,16 @@ pub(crate) fn group() -> &'static str {
     format!("test-{}", Uuid::new_v4()).leak()
 }
 
+/// Quick rebalances.
+pub(crate) const CONSUMER_OPTS: &str = "session.timeout.ms=6000,heartbeat.interval.ms=300";
+
 /// Options of a bus at `url`; rebalances are quick, and what is published together arrives together.
 pub(crate) fn args(url: &str) -> BusArgs {
     BusArgs {
         bus_url: Some(url.parse().unwrap()),
-        kafka_bootstrap_servers: None,
-        bus_producer_opts: "linger.ms=50".parse().unwrap(),
-        bus_consumer_opts: "session.timeout.ms=6000,heartbeat.interval.ms=300".parse().unwrap(),
-        bus_partitions: 1,
-        bus_replicas: 1,
+        bus_producer_opts: Some("linger.ms=50".to_owned().into()),
+        bus_consumer_opts: Some(CONSUMER_OPTS.to_owned().into()),
+        ..BusArgs::default()
     }
 }
 

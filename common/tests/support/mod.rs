@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Looks again and again until `look` finds something. A minute without it fails the test.
+/// Looks again and again until `look` finds something. Two minutes without it fails the test.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(found) = look().await {
             return found;

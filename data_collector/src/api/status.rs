@@ -17,7 +17,10 @@ use crate::State;
 use crate::dto::WindowView;
 use crate::error::Error;
 
-pub(super) async fn status(Shared(state): Shared<State>, Caller(claims): Caller) -> Result<Json<Value>, Error> {
+pub(super) async fn status(
+    Shared(state): Shared<State>,
+    Caller(claims): Caller,
+) -> Result<Json<Value>, Error> {
     let mut breaker = json!({"state": state.breaker.state().name(), "counters": state.breaker.counters()});
     if let Some(until) = state.breaker.refuses_until(std::time::Instant::now()) {
         breaker["trial_in_s"] = until.saturating_duration_since(std::time::Instant::now()).as_secs().into();
@@ -27,10 +30,12 @@ pub(super) async fn status(Shared(state): Shared<State>, Caller(claims): Caller)
     let time = |time: i64| (time != 0).then(|| rfc3339(time));
     let mut airports = Vec::new();
     for interest in state.store.interests(claims.sub).await? {
+        let (due, missing) = state.store.due_and_missing(interest.airport).await?;
         airports.push(json!({
             "airport": interest.airport,
             "last_window": state.store.last_window(interest.airport).await?.map(WindowView::from),
-            "lag": state.store.due_windows(interest.airport).await?,
+            "lag": due,
+            "missing": missing,
         }));
     }
     Ok(Json(json!({

@@ -12,7 +12,7 @@ use common::types::Icao;
 
 use super::interests::InterestRow;
 use super::windows::CountRow;
-use super::{CountedWindow, Interest, has_data};
+use super::{CountedWindow, Interest, first_data};
 use crate::airports::Catalogue;
 use crate::unsubscribe::Signer;
 use crate::window::Window;
@@ -59,11 +59,11 @@ impl Announcer {
             .fetch_all(&mut **tx)
             .await?
         });
-        let known = has_data(tx, airport).await?;
+        let known_from = first_data(tx, airport).await?;
         let mut messages = 0;
         for window in windows.into_iter().map(CountRow::counted) {
             let begin = window.window.begin;
-            if known {
+            if begin >= known_from {
                 let wanting: Vec<Interest> =
                     interests.iter().filter(|interest| interest.evaluate_from <= begin).cloned().collect();
                 for (part, users) in wanting.chunks(USERS).enumerate() {
@@ -89,13 +89,15 @@ impl Announcer {
         part: &str,
         users: &[Interest],
     ) -> anyhow::Result<WindowCounted> {
+        let known_from = first_data(tx, airport).await?;
         let previous: Option<CountRow> = on!(&mut *tx, |tx| {
             sqlx::query_as(
                 "SELECT window_begin, window_end, arrivals, departures FROM airport_window \
-                 WHERE airport = $1 AND window_end = $2 AND state = 'stored'",
+                 WHERE airport = $1 AND window_end = $2 AND state = 'stored' AND window_begin >= $3",
             )
             .bind(airport.as_str())
             .bind(window.window.begin)
+            .bind(known_from)
             .fetch_optional(&mut **tx)
             .await?
         });
@@ -107,7 +109,7 @@ impl Announcer {
                  GROUP BY ($3 - 1 - window_begin) / $4 ORDER BY MIN(window_begin)",
             )
             .bind(airport.as_str())
-            .bind(window.window.end - 14 * DAY)
+            .bind(known_from.max(window.window.end - 14 * DAY))
             .bind(window.window.end)
             .bind(DAY)
             .fetch_all(&mut **tx)
@@ -174,10 +176,11 @@ pub(super) async fn announced(
     let row: Option<CountRow> = on!(tx, |tx| {
         sqlx::query_as(
             "SELECT window_begin, window_end, arrivals, departures FROM airport_window \
-             WHERE airport = $1 AND window_begin = $2 AND state = 'stored' AND announced",
+             WHERE airport = $1 AND window_begin = $2 AND window_end = $3 AND state = 'stored' AND announced",
         )
         .bind(airport.as_str())
         .bind(window.begin)
+        .bind(window.end)
         .fetch_optional(&mut **tx)
         .await?
     });

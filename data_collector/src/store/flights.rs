@@ -97,14 +97,19 @@ fn add(rows: &mut Rows, flight: &Flight, departure_airport: Option<String>, arri
 }
 
 impl Store {
-    /// Removes the flights that ended before `time`.
-    pub(crate) async fn prune_flights(&self, time: i64) -> sqlx::Result<u64> {
-        on!(&self.0, |pool| {
-            sqlx::query("DELETE FROM flight WHERE last_seen < $1")
-                .bind(time)
-                .execute(pool)
-                .await
-                .map(|done| done.rows_affected())
-        })
+    /// Removes some thousand of the flights that ended before `time`; says whether there may be more. In slices, so that
+    /// nobody waits long for a database that is removing.
+    pub(crate) async fn prune_flights(&self, time: i64) -> sqlx::Result<bool> {
+        let removed = on!(&self.0, |pool| {
+            sqlx::query(
+                "DELETE FROM flight WHERE (icao24, first_seen) IN \
+                 (SELECT icao24, first_seen FROM flight WHERE last_seen < $1 LIMIT 5000)",
+            )
+            .bind(time)
+            .execute(pool)
+            .await?
+            .rows_affected()
+        });
+        Ok(removed > 0)
     }
 }

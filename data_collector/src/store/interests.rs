@@ -1,14 +1,14 @@
 //! Interests: who wants to know what of which airport.
 
 use common::db::Tx;
-use common::{on, row};
 use common::outbox::{self, Place};
 use common::trace::Trace;
 use common::types::{Account, Email, Icao, Metric, Notify, Thresholds};
+use common::{on, row};
 
 use super::announce::{Announcer, announced};
 use super::windows::plan;
-use super::{Interest, Store, has_data, lock_account, lock_airport};
+use super::{Interest, Store, first_data, lock_account, lock_airport};
 use crate::error::Error;
 use crate::window::{Grid, Window};
 
@@ -265,7 +265,7 @@ async fn evaluate_now(
 ) -> anyhow::Result<()> {
     let stored = announced(tx, interest.airport, latest).await?;
     let Some(window) = stored else { return Ok(()) };
-    if !has_data(tx, interest.airport).await? {
+    if window.window.begin < first_data(tx, interest.airport).await? {
         return Ok(());
     }
     let part = format!("s-{}-{}", interest.account, interest.revision);

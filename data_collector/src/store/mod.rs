@@ -96,11 +96,14 @@ async fn lock_account(tx: &mut Tx, account: Account) -> sqlx::Result<bool> {
     Ok(forgotten_at.is_none())
 }
 
-/// Whether a flight was ever counted at an airport. Without one its zeros mean that the source does not know it.
-const HAS_DATA: &str = "SELECT EXISTS (SELECT 1 FROM airport_window \
-     WHERE airport = $1 AND state = 'stored' AND arrivals + departures > 0)";
+/// Begin of the first window of an airport in which a flight was counted. Zeros before it mean that the source did not
+/// know the airport; from it on a zero is a count.
+const FIRST_DATA: &str = "SELECT MIN(window_begin) FROM airport_window \
+     WHERE airport = $1 AND state = 'stored' AND arrivals + departures > 0";
 
-/// [`HAS_DATA`] in a transaction.
-async fn has_data(tx: &mut Tx, airport: Icao) -> sqlx::Result<bool> {
-    on!(tx, |tx| sqlx::query_scalar(HAS_DATA).bind(airport.as_str()).fetch_one(&mut **tx).await)
+/// See [`FIRST_DATA`]; a time that never comes if there is none.
+async fn first_data(tx: &mut Tx, airport: Icao) -> sqlx::Result<i64> {
+    let first: Option<i64> =
+        on!(tx, |tx| sqlx::query_scalar(FIRST_DATA).bind(airport.as_str()).fetch_one(&mut **tx).await?);
+    Ok(first.unwrap_or(i64::MAX))
 }

@@ -3,11 +3,11 @@
 use std::str::FromStr;
 
 use common::clock::DAY;
-use common::{on, row};
 use common::types::{Account, Counts, Direction, Icao, Invalid};
+use common::{on, row};
 
 use super::windows::CountRow;
-use super::{CountedWindow, HAS_DATA, Store};
+use super::{CountedWindow, FIRST_DATA, Store};
 
 row! {
     /// A flight as it was seen at an airport, on one side of it. Times are Unix seconds.
@@ -66,7 +66,10 @@ impl FromStr for Cursor {
         Ok(Cursor {
             at: part()?.parse().map_err(|_| invalid())?,
             direction: part()?.parse::<Direction>().map_err(|_| invalid())?.as_str().to_owned(),
-            icao24: part()?.to_owned(),
+            icao24: Some(part()?)
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+                .ok_or_else(invalid)?
+                .to_owned(),
             first_seen: part()?.parse().map_err(|_| invalid())?,
         })
     }
@@ -129,8 +132,15 @@ impl Store {
         })
     }
 
-    /// The collected days from `from` up to, not including, `to` (both midnights), oldest first.
+    /// The collected days from `from` up to, not including, `to` (both midnights), oldest first; none before the first
+    /// with data.
     pub(crate) async fn days(&self, airport: Icao, from: i64, to: i64) -> sqlx::Result<Vec<Day>> {
+        let first: Option<i64> = on!(&self.0, |pool| sqlx::query_scalar(FIRST_DATA)
+            .bind(airport.as_str())
+            .fetch_one(pool)
+            .await?);
+        let Some(first) = first else { return Ok(Vec::new()) };
+        let from = from.max(first.div_euclid(DAY) * DAY);
         on!(&self.0, |pool| {
             sqlx::query_as(
                 "SELECT MIN(window_begin) AS day, CAST(SUM(arrivals) AS BIGINT) AS arrivals, \
@@ -149,7 +159,11 @@ impl Store {
 
     /// Whether a flight was ever counted at an airport.
     pub(crate) async fn has_data(&self, airport: Icao) -> sqlx::Result<bool> {
-        on!(&self.0, |pool| sqlx::query_scalar(HAS_DATA).bind(airport.as_str()).fetch_one(pool).await)
+        let first: Option<i64> = on!(&self.0, |pool| sqlx::query_scalar(FIRST_DATA)
+            .bind(airport.as_str())
+            .fetch_one(pool)
+            .await?);
+        Ok(first.is_some())
     }
 
     /// The latest stored window of an airport.
@@ -166,13 +180,16 @@ impl Store {
         Ok(row.map(CountRow::counted))
     }
 
-    /// How many windows of an airport are due.
-    pub(crate) async fn due_windows(&self, airport: Icao) -> sqlx::Result<i64> {
+    /// How many windows of an airport are due, and how many are missing: given up, never to be collected.
+    pub(crate) async fn due_and_missing(&self, airport: Icao) -> sqlx::Result<(i64, i64)> {
         on!(&self.0, |pool| {
-            sqlx::query_scalar("SELECT COUNT(*) FROM airport_window WHERE airport = $1 AND state = 'due'")
-                .bind(airport.as_str())
-                .fetch_one(pool)
-                .await
+            sqlx::query_as(
+                "SELECT COUNT(CASE WHEN state = 'due' THEN 1 END), COUNT(CASE WHEN state = 'missing' THEN 1 END) \
+                 FROM airport_window WHERE airport = $1",
+            )
+            .bind(airport.as_str())
+            .fetch_one(pool)
+            .await
         })
     }
 

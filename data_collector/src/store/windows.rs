@@ -3,9 +3,9 @@
 use anyhow::Context;
 use common::clock::DAY;
 use common::db::{Backend, Tx};
-use common::{on, row};
 use common::trace::Trace;
 use common::types::{Counts, Icao};
+use common::{on, row};
 
 use super::{Announcer, CountedWindow, Store, flights, lock_airport};
 use crate::opensky::Flight;
@@ -16,14 +16,16 @@ use crate::window::{Grid, Window};
 /// first, so that windows which can never be answered do not keep the breaker open.
 const NEXT: &str = "SELECT airport, window_begin FROM airport_window AS w \
      WHERE state = 'due' AND claimed_until < $2 AND (retry_at <= $2 OR $3) AND provisional_until <= $5 \
-     ORDER BY CASE WHEN $3 THEN attempts ELSE 0 END, due_since, (SELECT COUNT(*) FROM user_interest AS i WHERE i.airport = w.airport) DESC, \
-     window_begin, airport LIMIT 1";
+     ORDER BY CASE WHEN $3 THEN attempts ELSE 0 END, due_since, \
+     (SELECT COUNT(*) FROM user_interest AS i WHERE i.airport = w.airport) DESC, window_begin, airport LIMIT 1";
 
 /// A window that this replica fetches, until a time by the database's clock.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) airport: Icao,
     pub(crate) window: Window,
+    /// When it was both closed and wanted, in flight time.
+    pub(crate) due_since: i64,
     /// Attempts before this one.
     pub(crate) attempts: u32,
     pub(crate) trace: Trace,
@@ -57,6 +59,7 @@ row! {
         airport: String,
         window_begin: i64,
         window_end: i64,
+        due_since: i64,
         attempts: i64,
         trace: String,
     }
@@ -100,7 +103,7 @@ impl Store {
         let sql = format!(
             "UPDATE airport_window SET claimed_by = $1, claimed_until = $4 \
              WHERE (airport, window_begin) = ({NEXT} {lock}) \
-             RETURNING airport, window_begin, window_end, attempts, trace"
+             RETURNING airport, window_begin, window_end, due_since, attempts, trace"
         );
         let row: Option<DueRow> = on!(&mut tx, |tx| {
             sqlx::query_as(sqlx::AssertSqlSafe(sql))
@@ -117,6 +120,7 @@ impl Store {
             anyhow::Ok(Claim {
                 airport: row.airport.parse()?,
                 window: Window { begin: row.window_begin, end: row.window_end },
+                due_since: row.due_since,
                 attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX),
                 trace: serde_json::from_str(&row.trace).context("the trace of a window")?,
                 holder: holder.to_owned(),
@@ -218,25 +222,32 @@ impl Store {
     }
 
     /// Has all due windows tried at once.
-    pub(crate) async fn hurry_all(&self) -> sqlx::Result<()> {
-        on!(&self.0, |pool| {
-            sqlx::query("UPDATE airport_window SET retry_at = 0 WHERE state = 'due' AND retry_at > 0")
-                .execute(pool)
-                .await
-                .map(|_| ())
-        })
+    pub(crate) async fn hurry_all(&self) -> anyhow::Result<()> {
+        let airports: Vec<String> = on!(&self.0, |pool| {
+            sqlx::query_scalar(
+                "SELECT DISTINCT airport FROM airport_window WHERE state = 'due' AND retry_at > 0",
+            )
+            .fetch_all(pool)
+            .await?
+        });
+        let airports = airports.iter().map(|airport| airport.parse()).collect::<Result<Vec<Icao>, _>>()?;
+        Ok(self.hurry(&airports).await?)
     }
 
     /// Has the due windows of some airports tried at once.
     pub(crate) async fn hurry(&self, airports: &[Icao]) -> sqlx::Result<()> {
         for airport in airports {
-            on!(&self.0, |pool| {
+            let mut tx = self.0.begin().await?;
+            // Several rows change, so nobody else may be changing them in another order.
+            lock_airport(&mut tx, *airport).await?;
+            on!(&mut tx, |tx| {
                 sqlx::query("UPDATE airport_window SET retry_at = 0 WHERE airport = $1 AND state = 'due'")
                     .bind(airport.as_str())
-                    .execute(pool)
-                    .await
-                    .map(|_| ())
-            })?;
+                    .execute(&mut **tx)
+                    .await?
+                    .rows_affected()
+            });
+            tx.commit().await?;
         }
         Ok(())
     }

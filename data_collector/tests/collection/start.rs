@@ -6,19 +6,16 @@ use common::testing::temp_path;
 /// The complaint of a process that ends at once: one line, exit code 2.
 fn complaint(options: &[(&str, &str)]) -> String {
     let (database, bus) = (temp_path("data.db"), temp_path("bus.db"));
-    let process = Command::new(env!("CARGO_BIN_EXE_data_collector"))
+    let mut process = Command::new(env!("CARGO_BIN_EXE_data_collector"));
+    process
         .env_clear()
         .env("LISTEN", "127.0.0.1:0")
         .env("ADMIN_LISTEN", "127.0.0.1:0")
         .env("DATABASE_URL", format!("sqlite:{}", database.display()))
         .env("BUS_URL", format!("log:{}", bus.display()))
         .env("LOG", "error")
-        .envs(options.iter().copied())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(process.stderr).unwrap();
-    assert_eq!(process.status.code(), Some(2), "{options:?}: {text}");
-    assert_eq!(text.lines().count(), 1, "{options:?}: {text}");
+        .envs(options.iter().copied());
+    let text = common::testing::complaint(&mut process);
     assert!(text.starts_with("data_collector: "), "{text}");
     text
 }

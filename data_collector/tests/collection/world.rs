@@ -335,7 +335,7 @@ pub(crate) async fn problem(response: Response, status: StatusCode, slug: &str) 
     body
 }
 
-/// Asks again until there is an answer, for half a minute.
+/// Asks again until there is an answer, for two minutes.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut ask: impl FnMut() -> F,
@@ -348,5 +348,5 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), polled).await.unwrap_or_else(|_| panic!("never: {what}"))
+    tokio::time::timeout(Duration::from_secs(120), polled).await.unwrap_or_else(|_| panic!("never: {what}"))
 }

@@ -17,7 +17,7 @@ pub enum Auth {
 }
 
 /// Whether a route needs no token. `path` is the one the service gets, so both read the same.
-pub fn is_public(service: Service, method: &Method, path: &str) -> bool {
+pub(crate) fn is_public(service: Service, method: &Method, path: &str) -> bool {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let posts = *method == Method::POST;
     match (service, path) {
@@ -30,7 +30,7 @@ pub fn is_public(service: Service, method: &Method, path: &str) -> bool {
 
 /// Refuses a request without a valid bearer token. Two tokens are as bad as none: the service might look at the
 /// other one.
-pub fn verify(verifier: &Verifier, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn verify(verifier: &Verifier, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let verified = match (values.next(), values.next()) {
         (value, None) => verifier.verify_header(value),

@@ -5,15 +5,15 @@ use http::{HeaderMap, header};
 use crate::problem::Refusal;
 
 /// The largest request body, in bytes.
-pub const MAX_BODY: u64 = 1 << 20;
+pub(crate) const MAX_BODY: u64 = 1 << 20;
 
 /// Refuses a body that is announced as too large.
-pub fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     counted(length.unwrap_or(0))
 }
 
 /// Refuses a body of which `received` bytes have come already.
-pub fn counted(received: u64) -> Result<(), Refusal> {
+pub(crate) fn counted(received: u64) -> Result<(), Refusal> {
     if received > MAX_BODY { Err(Refusal::BodyTooLarge) } else { Ok(()) }
 }

@@ -3,13 +3,13 @@
 use http::HeaderName;
 
 /// Whether only the gateway may set this header: what a client sends under this name is dropped.
-pub fn is_ours(name: &HeaderName) -> bool {
+pub(crate) fn is_ours(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
 }
 
 /// On every answer, unless the service set its own.
-pub const SECURITY: [(&str, &str); 5] = [
+pub(crate) const SECURITY: [(&str, &str); 5] = [
     ("strict-transport-security", "max-age=31536000"),
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),

@@ -5,23 +5,23 @@ use http::{HeaderMap, Method, header};
 use crate::problem::Refusal;
 
 /// The largest request head, in bytes.
-pub const MAX_HEAD: usize = 32 * 1024;
+pub(crate) const MAX_HEAD: usize = 32 * 1024;
 
 /// What is looked at.
 #[derive(Debug)]
-pub struct Head<'a> {
+pub(crate) struct Head<'a> {
     /// The method.
-    pub method: &'a Method,
+    pub(crate) method: &'a Method,
     /// The headers after parsing.
-    pub headers: &'a HeaderMap,
+    pub(crate) headers: &'a HeaderMap,
     /// `:authority` of HTTP/2, which stands for Host.
-    pub authority: Option<&'a str>,
+    pub(crate) authority: Option<&'a str>,
     /// The head as it came, of HTTP/1 only.
-    pub raw: Option<&'a [u8]>,
+    pub(crate) raw: Option<&'a [u8]>,
 }
 
 /// Refuses a head that is too large, is ambiguous about host or length, or asks for a tunnel.
-pub fn check(head: &Head<'_>) -> Result<(), Refusal> {
+pub(crate) fn check(head: &Head<'_>) -> Result<(), Refusal> {
     if head.raw.is_some_and(|raw| raw.len() > MAX_HEAD) {
         return Err(Refusal::HeadTooLarge);
     }

@@ -37,7 +37,7 @@ impl Echo {
 
     /// Waits until a request to `/slow` has come in.
     pub async fn has_slow_request(&self) {
-        self.gate.arrived.acquire().await.unwrap().forget();
+        tokio::time::timeout(super::LONG, self.gate.arrived.acquire()).await.unwrap().unwrap().forget();
     }
 
     /// Lets one request to `/slow` go.

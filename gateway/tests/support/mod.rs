@@ -25,10 +25,14 @@ use gateway::{App, Config};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::echo::Echo;
+
+/// Long enough for any machine, and longer than the gateway waits for a service.
+pub const LONG: Duration = Duration::from_secs(120);
 
 /// The time at which every test begins.
 pub const NOW: i64 = 1_000_000_000;
@@ -130,7 +134,7 @@ impl World {
         Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(&pem).unwrap()])
             .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(30))
+            .timeout(LONG)
             .resolve("localhost", self.addr)
     }
 
@@ -151,6 +155,13 @@ impl World {
     }
 }
 
+/// An address that refuses connections. The socket keeps it from being taken by somebody who would accept them.
+pub fn refusing() -> (SocketAddr, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap(), socket)
+}
+
 /// Waits until `condition` holds.
 pub async fn eventually(condition: impl AsyncFn() -> bool) {
     let holds = async {
@@ -158,7 +169,7 @@ pub async fn eventually(condition: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), holds).await.expect("the condition never came to hold");
+    tokio::time::timeout(LONG, holds).await.expect("the condition never came to hold");
 }
 
 /// Asserts that an answer is a problem of this kind, made by the gateway, and gives its body.

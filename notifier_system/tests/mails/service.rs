@@ -37,7 +37,7 @@ pub(crate) fn config(db: &TestDb, mail_url: &str, flags: &[&str]) -> Config {
 /// A running notifier_system; it stops when it is dropped.
 pub(crate) struct Service {
     pub(crate) log: Log,
-    pub(crate) admin: String,
+    admin: String,
     running: JoinHandle<anyhow::Result<()>>,
     stop: DropGuard,
 }
@@ -86,6 +86,21 @@ impl Service {
         .await;
     }
 
+    /// Status and body of a page of the admin port.
+    pub(crate) async fn admin(&self, path: &str) -> (u16, String) {
+        let http = common::http::client(Duration::from_secs(60)).unwrap();
+        let answer = http.get(format!("{}{path}", self.admin)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// The value of a counter of the service.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.admin("/metrics").await;
+        let start = format!("vedetta_notifier_system_{name}");
+        let line = text.lines().find(|line| line.starts_with(&start)).unwrap();
+        line.split(' ').next_back().unwrap().parse().unwrap()
+    }
+
     /// What could not be delivered, with the reason.
     pub(crate) async fn dead(&self) -> Vec<(Value, String)> {
         let records = self.log.read_all("to-notifier.dead").await.unwrap();
@@ -120,7 +135,7 @@ pub(crate) fn letter(id: &str, email: &str) -> Value {
     letter
 }
 
-/// Asks again until there is an answer, for half a minute.
+/// Asks again until there is an answer, for two minutes.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut ask: impl FnMut() -> F,
@@ -133,5 +148,5 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), polled).await.unwrap_or_else(|_| panic!("never: {what}"))
+    tokio::time::timeout(Duration::from_secs(120), polled).await.unwrap_or_else(|_| panic!("never: {what}"))
 }

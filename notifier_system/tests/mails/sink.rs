@@ -57,11 +57,10 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) async fn start() -> Sink {
-        Sink::at("127.0.0.1:0").await
+        Sink::on(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
-    pub(crate) async fn at(addr: &str) -> Sink {
-        let listener = TcpListener::bind(addr).await.unwrap();
+    pub(crate) fn on(listener: TcpListener) -> Sink {
         let addr = listener.local_addr().unwrap();
         let shared = Shared {
             taken: Arc::default(),

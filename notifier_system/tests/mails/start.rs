@@ -10,18 +10,15 @@ use crate::service::{config, databases};
 /// The complaint of a process that ends at once: one line, exit code 2.
 fn complaint(options: &[(&str, &str)]) -> String {
     let (database, bus) = (temp_path("notifier.db"), temp_path("bus.db"));
-    let process = Command::new(env!("CARGO_BIN_EXE_notifier_system"))
+    let mut process = Command::new(env!("CARGO_BIN_EXE_notifier_system"));
+    process
         .env_clear()
         .env("ADMIN_LISTEN", "127.0.0.1:0")
         .env("DATABASE_URL", format!("sqlite:{}", database.display()))
         .env("BUS_URL", format!("log:{}", bus.display()))
         .env("LOG", "error")
-        .envs(options.iter().copied())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(process.stderr).unwrap();
-    assert_eq!(process.status.code(), Some(2), "{options:?}: {text}");
-    assert_eq!(text.lines().count(), 1, "{options:?}: {text}");
+        .envs(options.iter().copied());
+    let text = common::testing::complaint(&mut process);
     assert!(text.starts_with("notifier_system: "), "{text}");
     assert!(!text.contains("hush"), "the password is told: {text}");
     text

@@ -71,10 +71,8 @@ fn the_process_ends_with_2_and_one_line() {
     for flags in
         [["--error-rate", "2"], ["--data", "no/such/file"], ["--listen", "nowhere"], ["--unknown", "1"]]
     {
-        let process = Command::new(env!("CARGO_BIN_EXE_opensky_replay")).args(flags).output().unwrap();
-        let complaint = String::from_utf8(process.stderr).unwrap();
-        assert_eq!(process.status.code(), Some(2), "{complaint}");
-        assert_eq!(complaint.lines().count(), 1, "{complaint}");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_opensky_replay"));
+        let complaint = common::testing::complaint(process.args(flags));
         assert!(complaint.starts_with("opensky_replay: ") && complaint.contains(flags[0]), "{complaint}");
     }
 }
