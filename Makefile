@@ -7,8 +7,8 @@ help: ## this list
 
 run: ## the whole system in one process, on recorded flights (ARGS="--help" shows its options)
 	@tools/prepare.sh
-	@test -x target/release/standalone || echo "The first build takes a few minutes; later starts take a second."
-	@cargo run --release -p standalone -- $(ARGS)
+	@test -x target/trial/standalone || echo "The first build takes a few minutes; later starts take a second."
+	@cargo run --profile trial -p standalone -- $(ARGS)
 
 build: ## all binaries, with Kafka support, in target/release
 	@tools/prepare.sh

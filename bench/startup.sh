@@ -71,7 +71,7 @@ report() {
     echo "medians of $RUNS starts, each on a new data directory:"
     row "first answer through the gateway" "$(median 1)" ms
     row "ready on all five admin ports" "$(median 2)" ms 1000
-    row "subscribe → mail: from the PUT to the mail in the folder" "$(median 3)" ms 10000
+    row "subscribe -> mail, from the PUT to the mail in the folder" "$(median 3)" ms 10000
     row "resident when ready" $(($(median 4) / 1024)) MB 100
     row "resident after one user's KJFK was collected and mailed" $(($(median 5) / 1024)) MB 100
 }

@@ -106,7 +106,7 @@ pub struct OpenSkyArgs {
     #[arg(long, env = "OPENSKY_DAILY_CREDITS", default_value_t = 4000, value_parser = clap::value_parser!(i64).range(0..))]
     pub opensky_daily_credits: i64,
     /// How long a call may take
-    #[arg(long, env = "OPENSKY_TIMEOUT", value_parser = positive, default_value = "30s")]
+    #[arg(long, env = "OPENSKY_TIMEOUT", value_parser = nonzero, default_value = "30s")]
     pub opensky_timeout: Duration,
 }
 
@@ -178,11 +178,16 @@ pub(crate) fn seconds(duration: Duration) -> i64 {
 const YEAR: u64 = 366 * 86_400;
 
 fn positive(text: &str) -> Result<Duration, String> {
+    nonzero(text).and_then(|duration| match duration.as_secs() {
+        0 => Err("must be at least a second".to_owned()),
+        _ => Ok(duration),
+    })
+}
+
+fn nonzero(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
-    match duration.as_secs() {
-        1..=YEAR => Ok(duration),
-        _ => Err("must be from a second to a year".to_owned()),
-    }
+    let fits = !duration.is_zero() && duration.as_secs() <= YEAR;
+    fits.then_some(duration).ok_or_else(|| "must be more than nothing, and at most a year".to_owned())
 }
 
 /// A window's length in seconds: from a minute to a day, a divisor of a day.
@@ -207,7 +212,7 @@ pub struct BreakerArgs {
     #[arg(long, env = "BREAKER_FAILURE_THRESHOLD", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub breaker_failure_threshold: u32,
     /// How long it stays open before a trial
-    #[arg(long, env = "BREAKER_TIMEOUT", value_parser = positive, default_value = "60s")]
+    #[arg(long, env = "BREAKER_TIMEOUT", value_parser = nonzero, default_value = "60s")]
     pub breaker_timeout: Duration,
     /// Successful trials in a row that close it
     #[arg(long, env = "BREAKER_SUCCESS_THRESHOLD", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]

@@ -115,3 +115,12 @@ fn collect(pipe: impl AsyncRead + Unpin + Send + 'static, output: &Arc<Mutex<Str
         }
     });
 }
+
+/// A test that fails shows what its processes said.
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- {}\n{}", self.name, self.output());
+        }
+    }
+}

@@ -25,10 +25,8 @@ async fn a_log_that_is_open_is_refused_to_others() {
     let log = Log::open(&file).await.unwrap();
     let url = format!("log:{}", file.display());
     let refused = Bus::open(&args(&url), ProducerStyle::Immediate).await.unwrap_err();
-    assert!(
-        refused.is::<StartError>() && refused.to_string().contains("in use by another process"),
-        "{refused:#}"
-    );
+    let why = format!("{refused:#}");
+    assert!(refused.is::<StartError>() && why.contains("in use by another process"), "{why}");
     drop(log);
     Bus::open(&args(&url), ProducerStyle::Immediate).await.unwrap();
 }
