@@ -18,7 +18,8 @@ use crate::telemetry::Metrics;
 use crate::trace::Trace;
 use crate::{db::Tx, on, row};
 
-/// How long a relay holds the lease without renewing it, in seconds. Longer than a publish can take.
+/// How long a relay holds the lease without renewing it, in seconds. Longer than a publish can take, unless
+/// `message.timeout.ms` was set above its 30 s.
 const LEASE: i64 = 60;
 /// How long the round in hand may still take after a stop was asked for.
 const LAST_ROUND: Duration = Duration::from_secs(3);
@@ -184,12 +185,7 @@ impl Relay {
         }
         self.mark(&acknowledged).await?;
         self.published.inc_by(acknowledged.len() as u64);
-        let left: i64 = on!(&self.db, |pool| {
-            sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE published_at IS NULL")
-                .fetch_one(pool)
-                .await?
-        });
-        self.waiting.set(left);
+        self.count_waiting().await?;
         failed.map_or(Ok(acknowledged.len()), |error| Err(error.into()))
     }
 

@@ -1,5 +1,11 @@
 //! What the tests of the whole system share. They look at it from outside: through the gateway, and into the mails.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "only tests use this")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "only tests use this"
+)]
 
 pub mod client;
 pub mod expected;

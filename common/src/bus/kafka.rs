@@ -35,6 +35,8 @@ const HAND_BACK: Duration = Duration::from_secs(30);
 const LEAVE: Duration = Duration::from_secs(2);
 /// Records kept ready; beyond them the partitions are paused.
 const READY: usize = 2000;
+/// And payload bytes: a message for a thousand users has some hundred thousand.
+const READY_BYTES: usize = 16 << 20;
 
 /// Producers and consumers of one cluster. Clones share the producer.
 #[derive(Clone)]
@@ -192,6 +194,7 @@ impl Kafka {
         let hand = Arc::new(Hand(Mutex::new(State {
             inbox,
             ready: VecDeque::new(),
+            bytes: 0,
             wanted: None,
             batch_out: false,
             paused: false,
@@ -288,6 +291,8 @@ struct Hand(Mutex<State>);
 struct State {
     inbox: Receiver<Command>,
     ready: VecDeque<Envelope>,
+    /// Of the payloads that are ready.
+    bytes: usize,
     wanted: Option<(usize, oneshot::Sender<Vec<Envelope>>)>,
     batch_out: bool,
     paused: bool,
@@ -310,6 +315,7 @@ impl ConsumerContext for Callbacks {
         state.ready.retain(|envelope| {
             partitions.find_partition(&envelope.record.topic, envelope.partition).is_none()
         });
+        state.bytes = size(&state.ready);
         let deadline = Instant::now() + HAND_BACK;
         while state.batch_out && !state.closed && Instant::now() < deadline {
             state.obey(consumer, Duration::from_millis(100));
@@ -334,7 +340,9 @@ impl Hand {
                 match outcome {
                     Ok(message) => {
                         in_trouble = false;
-                        self.state().ready.push_back(envelope(&message));
+                        let mut state = self.state();
+                        state.bytes += message.payload_len();
+                        state.ready.push_back(envelope(&message));
                     }
                     // librdkafka tries again by itself, and reports each time; once is enough.
                     Err(error) if !in_trouble => {
@@ -343,7 +351,8 @@ impl Hand {
                     }
                     Err(error) => tracing::debug!(%error, "Kafka cannot be read"),
                 }
-                polled = if self.state().ready.len() < READY { consumer.poll(Duration::ZERO) } else { None };
+                let full = self.state().is_full();
+                polled = if full { None } else { consumer.poll(Duration::ZERO) };
             }
             let mut state = self.state();
             while state.obey(consumer, Duration::ZERO) {}
@@ -383,12 +392,17 @@ impl State {
             // The reader stopped waiting; the records keep their place.
             Err(batch) => batch.into_iter().rev().for_each(|envelope| self.ready.push_front(envelope)),
         }
+        self.bytes = size(&self.ready);
+    }
+
+    fn is_full(&self) -> bool {
+        self.ready.len() >= READY || self.bytes >= READY_BYTES
     }
 
     /// Pauses the partitions while enough is ready.
     fn balance(&mut self, consumer: &BaseConsumer<Callbacks>) {
-        let full = self.ready.len() >= READY;
-        let drained = self.ready.len() < READY / 2;
+        let full = self.is_full();
+        let drained = self.ready.len() < READY / 2 && self.bytes < READY_BYTES / 2;
         if full != self.paused && (full || drained) {
             let changed = consumer.assignment().and_then(|partitions| {
                 if full { consumer.pause(&partitions) } else { consumer.resume(&partitions) }
@@ -398,6 +412,10 @@ impl State {
             }
         }
     }
+}
+
+fn size<'a>(envelopes: impl IntoIterator<Item = &'a Envelope>) -> usize {
+    envelopes.into_iter().map(|envelope| envelope.record.payload.len()).sum()
 }
 
 fn commit(consumer: &BaseConsumer<Callbacks>, topic: &str, positions: &[Position]) -> Result<(), KafkaError> {
