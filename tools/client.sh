@@ -45,9 +45,9 @@ api() {
     curl -skf -m 10 -X "$1" "$BASE$2" -H "Authorization: Bearer $3" "${body[@]}"
 }
 
-# register EMAIL: once; the key makes a repetition after a lost answer harmless.
+# register EMAIL: fails when the address is taken.
 register() {
-    curl -skf -m 10 -o /dev/null "$BASE/user_manager/register" -H "Idempotency-Key: register-$1" -H 'Content-Type: application/json' \
+    curl -skf -m 10 -o /dev/null "$BASE/user_manager/register" -H 'Content-Type: application/json' \
         -d "{\"email\":\"$1\",\"name\":\"Test\",\"surname\":\"User\",\"password\":\"$PASSWORD\"}"
 }
 
