@@ -60,11 +60,30 @@ pub fn temp_path(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// Runs a program that is to end by itself. One that still runs after two minutes is killed, and has no exit code.
+/// How long is waited for anything: far longer than it takes on a slow machine, so that only what never comes is missed.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Asks again and again until there is an answer. [`PATIENCE`] without one fails the test.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(answer) => answer,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}
+
+/// Runs a program that is to end by itself. One that still runs after [`PATIENCE`] is killed, and has no exit code.
 pub fn run(command: &mut Command) -> Output {
     let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = piped.spawn().expect("the program starts");
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + PATIENCE;
     while process.try_wait().expect("its state is known").is_none() {
         if Instant::now() > end {
             process.kill().expect("it can be killed");

@@ -1,9 +1,6 @@
 //! The key feed, polled from a small server.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#[path = "support/mod.rs"]
-mod support;
-
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -16,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use support::eventually;
+use common::testing::eventually;
 
 /// A user_manager that has nothing but its feed.
 struct Issuer {

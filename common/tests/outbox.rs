@@ -1,9 +1,6 @@
 //! What the outbox promises, on SQLite and, where `TEST_DATABASE_URL` names a server, on PostgreSQL.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "support/mod.rs"]
-mod support;
-
 use std::path::PathBuf;
 
 use common::bus::{Bus, Log};
@@ -22,7 +19,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use support::eventually;
+use common::testing::eventually;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {

@@ -14,11 +14,9 @@ pub mod journey;
 pub mod mailbox;
 pub mod process;
 
-use std::future::Future;
 use std::time::Duration;
 
-/// How long is waited for anything: far longer than it takes on a slow machine, so that only what never comes is missed.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub use common::testing::{PATIENCE, eventually};
 
 /// Waits, if midnight UTC is near, until it is past. Tests that run real processes by the real date call this first: a day
 /// that closes in the middle would be one more than they count.
@@ -26,21 +24,5 @@ pub async fn away_from_midnight() {
     let left = 86_400 - common::clock::Clock::System.now().rem_euclid(86_400);
     if left < 180 {
         tokio::time::sleep(Duration::from_secs(left.unsigned_abs() + 1)).await;
-    }
-}
-
-/// Asks again and again until there is an answer.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
-    let asking = async {
-        loop {
-            if let Some(answer) = ask().await {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    match tokio::time::timeout(PATIENCE, asking).await {
-        Ok(answer) => answer,
-        Err(_) => panic!("waited in vain for {what}"),
     }
 }

@@ -20,7 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::{CONSUMER_OPTS, Note, Seen, Stage, Topic, args, group, topic};
-use crate::support::eventually;
+use common::testing::eventually;
 
 /// A broker of the tests.
 pub(crate) struct Broker {

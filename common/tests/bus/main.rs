@@ -6,8 +6,6 @@ mod embedded;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod stage;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -18,8 +16,8 @@ use common::trace::{Headers, Trace};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
+use common::testing::eventually;
 use stage::{Note, Seen, Topic, group, on_every_bus, soon, topic};
-use support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_published_is_delivered_once_in_order_per_key() {

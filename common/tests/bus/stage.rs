@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::eventually;
+use common::testing::eventually;
 
 /// A topic of one test's own.
 pub(crate) trait Topic: Send + Sync + 'static {

@@ -5,7 +5,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::expected::DAY;
-use crate::world::{NOON, TODAY, World, databases, eventually, json_of, problem};
+use crate::world::{NOON, TODAY, World, databases, json_of, problem};
+use common::testing::eventually;
 
 #[tokio::test]
 async fn a_deleted_account_loses_its_interests_and_can_make_no_new_ones() {

@@ -9,7 +9,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::expected::{self, DAY};
-use crate::world::{NOON, TODAY, World, databases, eventually, json_of};
+use crate::world::{NOON, TODAY, World, databases, json_of};
+use common::testing::eventually;
 
 /// The id of a message about a day of KBTV.
 fn id(midnight: i64, part: &str) -> String {

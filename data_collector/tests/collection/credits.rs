@@ -6,7 +6,8 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::expected::DAY;
-use crate::world::{Setup, TODAY, World, databases, eventually, expected_days};
+use crate::world::{Setup, TODAY, World, databases, expected_days};
+use common::testing::eventually;
 
 #[tokio::test]
 async fn an_empty_bucket_pauses_until_retry_after_and_is_no_failure() {

@@ -7,7 +7,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::expected::DAY;
-use crate::world::{Person, Setup, TODAY, World, databases, eventually, expected_days};
+use crate::world::{Person, Setup, TODAY, World, databases, expected_days};
+use common::testing::eventually;
 
 /// Nothing is counted for KBTV.
 async fn nothing_is_counted(world: &World, ada: &Person<'_>) {

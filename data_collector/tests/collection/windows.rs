@@ -4,7 +4,8 @@ use common::clock::rfc3339;
 use serde_json::json;
 
 use crate::expected::{self, DAY};
-use crate::world::{NOON, TODAY, World, databases, eventually, expected_days};
+use crate::world::{NOON, TODAY, World, databases, expected_days};
+use common::testing::eventually;
 
 #[tokio::test]
 async fn a_process_that_ends_in_the_middle_stores_each_window_once() {

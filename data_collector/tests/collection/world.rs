@@ -1,6 +1,5 @@
 //! A data_collector, the replay it asks, a key feed, and people with tokens.
 
-use std::future::Future;
 use std::time::Duration;
 
 use axum::{Json, Router, routing::get};
@@ -10,7 +9,7 @@ use common::bus::{Bus, Log, Record};
 use common::clock::{Clock, Manual};
 use common::messages::{Message, UserForgotten, WindowCounted};
 use common::service::Parts;
-use common::testing::{TestDb, temp_path};
+use common::testing::{TestDb, eventually, temp_path};
 use common::trace::Trace;
 use common::types::{Account, Email};
 use data_collector::{App, Config};
@@ -333,20 +332,4 @@ pub(crate) async fn problem(response: Response, status: StatusCode, slug: &str) 
     assert_eq!(body["type"], json!(format!("urn:vedetta:problem:{slug}")), "{body}");
     assert!(body["request_id"].is_string());
     body
-}
-
-/// Asks again until there is an answer, for two minutes.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut ask: impl FnMut() -> F,
-) -> T {
-    let polled = async {
-        loop {
-            if let Some(found) = ask().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(120), polled).await.unwrap_or_else(|_| panic!("never: {what}"))
 }

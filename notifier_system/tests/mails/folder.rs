@@ -3,7 +3,8 @@ use std::path::Path;
 use common::testing::temp_path;
 use mail_parser::MessageParser;
 
-use crate::service::{Service, databases, eventually, letter};
+use crate::service::{Service, databases, letter};
+use common::testing::eventually;
 
 fn names(folder: &Path) -> Vec<String> {
     let names =

@@ -1,13 +1,12 @@
 //! A notifier_system with a bus in a temporary file.
 
-use std::future::Future;
 use std::time::Duration;
 
 use clap::Parser;
 use common::bus::{Bus, Log, Record};
 use common::messages::{Letter, UserForgotten};
 use common::service::Parts;
-use common::testing::{TestDb, temp_path};
+use common::testing::{TestDb, eventually, temp_path};
 use common::trace::Trace;
 use common::types::Account;
 use notifier_system::{App, Config};
@@ -133,20 +132,4 @@ pub(crate) fn letter(id: &str, email: &str) -> Value {
     });
     serde_json::from_value::<Letter>(letter.clone()).unwrap();
     letter
-}
-
-/// Asks again until there is an answer, for two minutes.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut ask: impl FnMut() -> F,
-) -> T {
-    let polled = async {
-        loop {
-            if let Some(found) = ask().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(120), polled).await.unwrap_or_else(|_| panic!("never: {what}"))
 }

@@ -8,8 +8,9 @@ use futures::FutureExt;
 use serde_json::json;
 use tokio::net::TcpSocket;
 
-use crate::service::{Service, databases, eventually, letter};
+use crate::service::{Service, databases, letter};
 use crate::sink::Sink;
+use common::testing::eventually;
 
 #[tokio::test]
 async fn a_letter_becomes_one_mail_with_the_right_headers() {

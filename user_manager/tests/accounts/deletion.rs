@@ -2,7 +2,8 @@ use common::messages::UserForgotten;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::service::{PASSWORD, Service, databases, eventually, problem};
+use crate::service::{PASSWORD, Service, databases, problem};
+use common::testing::eventually;
 
 #[tokio::test]
 async fn a_deleted_account_is_gone_for_everybody_at_once() {

@@ -2,7 +2,8 @@ use common::clock::Clock;
 use common::testing::postgres;
 use reqwest::{Method, StatusCode};
 
-use crate::service::{PASSWORD, Service, databases, eventually};
+use crate::service::{PASSWORD, Service, databases};
+use common::testing::eventually;
 
 #[tokio::test]
 async fn the_signing_key_and_the_accounts_outlive_a_restart() {

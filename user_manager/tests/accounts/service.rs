@@ -1,6 +1,5 @@
 //! A user_manager on ports of its own, with a bus in a temporary file.
 
-use std::future::Future;
 use std::time::Duration;
 
 use clap::Parser;
@@ -140,20 +139,4 @@ pub(crate) async fn problem(response: Response, status: StatusCode, slug: &str) 
     assert_eq!(body["request_id"].as_str(), request_id.as_deref());
     assert!(body["title"].is_string());
     body["detail"].as_str().unwrap().to_owned()
-}
-
-/// Asks again until there is an answer, for two minutes.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut ask: impl FnMut() -> F,
-) -> T {
-    let polled = async {
-        loop {
-            if let Some(found) = ask().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(120), polled).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
