@@ -1,34 +1,28 @@
 //! Who is calling. Tokens are EdDSA JWTs that user_manager signs; every service verifies them itself, with keys and
 //! revocations from a feed on user_manager's admin port.
 
-use std::collections::HashMap;
+mod verifier;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use axum::extract::{FromRef, FromRequestParts};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::request::Parts;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+pub use self::verifier::Verifier;
 use crate::http::Problem;
 use crate::types::{Account, Email};
 
 /// How long a token is valid, in seconds.
 pub const TOKEN_LIFETIME: i64 = 3600;
-/// How far clocks may differ, in seconds.
-const LEEWAY: i64 = 30;
 /// How often the feed is polled.
 const POLL: Duration = Duration::from_secs(5);
-/// A feed older than this answers nobody.
-const STALE: Duration = Duration::from_secs(60);
 const ISSUER: &str = "vedetta";
 const AUDIENCE: &str = "vedetta";
 
@@ -49,6 +43,9 @@ pub struct Claims {
     pub nbf: i64,
     /// Expires, Unix seconds.
     pub exp: i64,
+    /// The key that signed it; stands in the token's header.
+    #[serde(skip)]
+    pub kid: String,
 }
 
 /// Keys and revocations, as user_manager publishes them at `/keys`.
@@ -148,94 +145,14 @@ impl Signer {
             iat: now,
             nbf: now,
             exp: now + TOKEN_LIFETIME,
+            kid: self.kid.clone(),
         };
+        self.sign(&claims)
+    }
+
+    fn sign(&self, claims: &Claims) -> anyhow::Result<String> {
         let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::EdDSA) };
-        Ok(jsonwebtoken::encode(&header, &claims, &self.key)?)
-    }
-}
-
-/// Verifies tokens by the latest feed. Clones share the feed.
-#[derive(Clone)]
-pub struct Verifier(Arc<Inner>);
-
-struct Inner {
-    clock: Clock,
-    loaded: ArcSwapOption<Loaded>,
-    unknown_key: Notify,
-}
-
-struct Loaded {
-    keys: HashMap<String, DecodingKey>,
-    revoked: HashMap<Account, i64>,
-    at: Instant,
-}
-
-impl Verifier {
-    /// A verifier without keys: everything is [`Error::Unavailable`] until [`Verifier::load`].
-    pub fn new(clock: Clock) -> Verifier {
-        let inner = Inner { clock, loaded: ArcSwapOption::empty(), unknown_key: Notify::new() };
-        Verifier(Arc::new(inner))
-    }
-
-    /// Takes a new feed. Keys that are not Ed25519 are passed over.
-    pub fn load(&self, feed: &Feed) {
-        let key = |key: &PublicKey| {
-            let ours = key.kty == "OKP" && key.crv == "Ed25519";
-            ours.then(|| DecodingKey::from_ed_components(&key.x).ok()).flatten().map(|k| (key.kid.clone(), k))
-        };
-        let loaded = Loaded {
-            keys: feed.keys.iter().filter_map(key).collect(),
-            revoked: feed.revoked.iter().map(|r| (r.sub, r.not_before)).collect(),
-            at: Instant::now(),
-        };
-        self.0.loaded.store(Some(Arc::new(loaded)));
-    }
-
-    /// Whether keys have been loaded at least once.
-    pub fn loaded(&self) -> bool {
-        self.0.loaded.load().is_some()
-    }
-
-    /// What a token says, if it is ours, in time and not revoked. The algorithm is the key's, never the token's.
-    pub fn verify(&self, token: &str) -> Result<Claims, Error> {
-        let loaded = self.0.loaded.load();
-        let loaded =
-            loaded.as_ref().filter(|loaded| loaded.at.elapsed() < STALE).ok_or(Error::Unavailable)?;
-        let header = jsonwebtoken::decode_header(token).map_err(|_| Error::Invalid("malformed"))?;
-        let key = header.kid.as_ref().and_then(|kid| loaded.keys.get(kid)).ok_or_else(|| {
-            self.0.unknown_key.notify_one();
-            Error::Invalid("signed with an unknown key")
-        })?;
-        let mut validation = Validation::new(Algorithm::EdDSA);
-        validation.set_audience(&[AUDIENCE]);
-        validation.set_issuer(&[ISSUER]);
-        validation.set_required_spec_claims(&["iss", "aud", "exp"]);
-        // Times are checked below, by our clock.
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &validation)
-            .map_err(|_| Error::Invalid("not one of ours"))?
-            .claims;
-        let now = self.0.clock.now();
-        if claims.exp + LEEWAY <= now {
-            return Err(Error::Invalid("expired"));
-        }
-        if claims.nbf - LEEWAY > now {
-            return Err(Error::Invalid("not valid yet"));
-        }
-        match loaded.revoked.get(&claims.sub) {
-            Some(not_before) if claims.iat < *not_before => Err(Error::Invalid("revoked")),
-            _ => Ok(claims),
-        }
-    }
-
-    /// Verifies the value of an `Authorization` header.
-    pub fn verify_header(&self, value: Option<&http::HeaderValue>) -> Result<Claims, Error> {
-        let value = value.and_then(|value| value.to_str().ok()).ok_or(Error::Missing)?;
-        match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => self.verify(token.trim()),
-            _ => Err(Error::Missing),
-        }
+        Ok(jsonwebtoken::encode(&header, claims, &self.key)?)
     }
 }
 
@@ -258,7 +175,7 @@ pub async fn poll_feed(url: String, verifier: Verifier, token: CancellationToken
             tokio::time::sleep(least).await;
             tokio::select! {
                 () = tokio::time::sleep(pause - least) => {}
-                () = verifier.0.unknown_key.notified() => {}
+                () = verifier.met_unknown_key() => {}
             }
         };
         if token.run_until_cancelled(wait).await.is_none() {
@@ -269,7 +186,7 @@ pub async fn poll_feed(url: String, verifier: Verifier, token: CancellationToken
 
 /// The caller of a request, as its token says. As an extractor it refuses requests without a valid token.
 #[derive(Clone, Debug)]
-pub struct Caller(pub Claims);
+pub struct Caller(pub Arc<Claims>);
 
 impl Caller {
     /// Refuses with 403 when a body, query or header names another address than the token's.
@@ -293,78 +210,5 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, Problem> {
         let verifier = Verifier::from_ref(state);
         Ok(Caller(verifier.verify_header(parts.headers.get(http::header::AUTHORIZATION))?))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: i64 = 1_000_000;
-
-    fn signer(kid: &str) -> Signer {
-        Signer::from_pkcs8(kid, &Signer::generate().unwrap()).unwrap()
-    }
-
-    fn verifier(signer: &Signer, revoked: Vec<Revocation>) -> (Verifier, crate::clock::Manual) {
-        let (clock, manual) = Clock::manual(NOW);
-        let verifier = Verifier::new(clock);
-        verifier.load(&Feed { keys: vec![signer.public().clone()], revoked });
-        (verifier, manual)
-    }
-
-    fn token(signer: &Signer, account: Account) -> String {
-        signer.token(account, &"ada@example.com".parse().unwrap(), NOW).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_token_is_valid_for_an_hour_and_the_leeway() {
-        let signer = signer("k1");
-        let (verifier, clock) = verifier(&signer, vec![]);
-        let account = Account::new_random();
-        let token = token(&signer, account);
-        assert_eq!(verifier.verify(&token).unwrap().sub, account);
-        clock.set(NOW + 3629);
-        assert!(verifier.verify(&token).is_ok());
-        clock.set(NOW + 3630);
-        assert_eq!(verifier.verify(&token).unwrap_err(), Error::Invalid("expired"));
-        clock.set(NOW - 31);
-        assert_eq!(verifier.verify(&token).unwrap_err(), Error::Invalid("not valid yet"));
-    }
-
-    #[tokio::test]
-    async fn tokens_of_others_are_refused() {
-        let ours = signer("k1");
-        let (verifier, _) = verifier(&ours, vec![]);
-        let account = Account::new_random();
-        assert!(verifier.verify(&token(&signer("k1"), account)).is_err(), "another key under the same id");
-        assert!(verifier.verify(&token(&signer("k2"), account)).is_err(), "an unknown id");
-        assert!(verifier.verify("").is_err());
-        let good = token(&ours, account);
-        let mut parts: Vec<&str> = good.split('.').collect();
-        let none = URL_SAFE_NO_PAD.encode(br#"{"alg":"none","kid":"k1"}"#);
-        parts[0] = &none;
-        assert!(verifier.verify(&parts.join(".")).is_err(), "alg none");
-        let hmac = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","kid":"k1"}"#);
-        parts[0] = &hmac;
-        assert!(verifier.verify(&parts.join(".")).is_err(), "another algorithm");
-    }
-
-    #[tokio::test]
-    async fn revocation_ends_older_tokens_of_that_account_only() {
-        let signer = signer("k1");
-        let (gone, here) = (Account::new_random(), Account::new_random());
-        let (verifier, _) = verifier(&signer, vec![Revocation { sub: gone, not_before: NOW + 1 }]);
-        assert_eq!(verifier.verify(&token(&signer, gone)).unwrap_err(), Error::Invalid("revoked"));
-        assert!(verifier.verify(&token(&signer, here)).is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_feed_older_than_a_minute_answers_nobody() {
-        let signer = signer("k1");
-        let (verifier, _) = verifier(&signer, vec![]);
-        let token = token(&signer, Account::new_random());
-        tokio::time::advance(Duration::from_secs(61)).await;
-        assert_eq!(verifier.verify(&token).unwrap_err(), Error::Unavailable);
     }
 }

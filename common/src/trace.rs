@@ -27,18 +27,14 @@ pub struct Trace {
 impl Trace {
     /// A trace that begins here.
     pub fn start() -> Trace {
-        Trace { request_id: Uuid::new_v4().to_string(), traceparent: None }
+        Trace { request_id: new_request_id(), traceparent: None }
     }
 
     /// The trace of an HTTP request: its `x-request-id` if that is a sane token, else one that begins here.
     pub fn of_request(headers: &http::HeaderMap) -> Trace {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let request_id = text("x-request-id").filter(|id| is_sane(id)).map(str::to_owned);
         let traceparent = text(TRACEPARENT).filter(|value| value.len() <= 128).map(str::to_owned);
-        match request_id {
-            Some(request_id) => Trace { request_id, traceparent },
-            None => Trace { traceparent, ..Trace::start() },
-        }
+        Trace { request_id: request_id(headers), traceparent }
     }
 
     /// The trace of a message, or one that begins here when it carries none.
@@ -57,6 +53,17 @@ impl Trace {
         }
         headers
     }
+}
+
+/// The id of an HTTP request: its `x-request-id` if that is a sane token, else a new one.
+pub fn request_id(headers: &http::HeaderMap) -> String {
+    let sent = headers.get("x-request-id").and_then(|value| value.to_str().ok()).filter(|id| is_sane(id));
+    sent.map_or_else(new_request_id, str::to_owned)
+}
+
+/// A new request id.
+pub fn new_request_id() -> String {
+    Uuid::new_v4().to_string()
 }
 
 /// Whether a client's request id may be kept: 1 to 64 letters, digits, `.`, `_`, `-`.
