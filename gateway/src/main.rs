@@ -8,8 +8,8 @@ use anyhow::{Context, ensure};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use common::clock::Clock;
-use common::service::{self, Parts, ProcessArgs};
-use gateway::{App, Config, gen_cert};
+use common::service::{self, ProcessArgs};
+use gateway::{Config, check, gen_cert, takeover};
 
 /// Vedetta's gateway: TLS, routing and tokens in front of the services
 #[derive(Parser)]
@@ -22,11 +22,14 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, once")]
 enum Command {
     /// Serves; what happens without a command, too
     Serve(Serve),
     /// Makes a self-signed certificate
     GenCert(gen_cert::Options),
+    /// Tells whether a configuration file is right
+    Check(check::Options),
     /// Asks a running gateway on this machine whether it lives
     Healthcheck(Healthcheck),
 }
@@ -37,6 +40,8 @@ struct Serve {
     process: ProcessArgs,
     #[command(flatten)]
     config: Config,
+    #[command(flatten)]
+    takeover: takeover::Options,
 }
 
 #[derive(Args)]
@@ -45,6 +50,10 @@ struct Healthcheck {
     #[arg(long, env = "ADMIN_LISTEN", default_value = "0.0.0.0:9900")]
     admin_listen: String,
 }
+
+// What a request costs is to a good part memory asked for and given back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -55,10 +64,8 @@ fn main() -> ExitCode {
         Err(error) => return complain(&service::one_line(&error), 2),
     };
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(Serve { process, config }) => {
-            service::start("gateway", &process, async move |token| {
-                App::build(config, Parts::default()).await?.run(token).await
-            })
+        Command::Serve(Serve { process, config, takeover }) => {
+            service::start("gateway", &process, |token| gateway::serve_command(config, takeover, token))
         }
         Command::GenCert(options) => match gen_cert::generate(&options, &Clock::System) {
             Ok(summary) => {
@@ -67,6 +74,18 @@ fn main() -> ExitCode {
             }
             Err(error) => complain(&error.to_string(), 2),
         },
+        Command::Check(options) => {
+            let problems = check::check(&options);
+            let file = options.config.display();
+            for problem in &problems {
+                eprintln!("{file}: {problem}");
+            }
+            if !problems.is_empty() {
+                return ExitCode::from(2);
+            }
+            println!("{file} is right");
+            ExitCode::SUCCESS
+        }
         Command::Healthcheck(asked) => match healthcheck(&asked.admin_listen) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&format!("{error:#}"), 1),

@@ -10,18 +10,34 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-use crate::route::Service;
+use crate::upstream::Counters;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Outcome {
-    route: &'static str,
+    route: Arc<str>,
     method: &'static str,
     status: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RouteLabel {
-    route: &'static str,
+    route: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Handshake {
+    version: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Reload {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UpstreamLabel {
+    upstream: String,
 }
 
 /// Handles of all metrics; clones share them.
@@ -33,6 +49,21 @@ pub(crate) struct Metrics {
     connections: Gauge,
     handshake_failures: Counter,
     certificate_expiry: Gauge,
+    certificate_reloads: Family<Reload, Counter>,
+    ejections: Family<UpstreamLabel, Counter>,
+    connected: Family<UpstreamLabel, Counter>,
+    reused: Family<UpstreamLabel, Counter>,
+    retries: Family<UpstreamLabel, Counter>,
+    healthy: Family<UpstreamLabel, Gauge>,
+    handshakes: Family<Handshake, Counter>,
+    floods: Counter,
+    malformed_streams: Counter,
+    stalled: Counter,
+    streams: Gauge,
+    too_many_connections: Counter,
+    rate_limited: Counter,
+    log_drops: Counter,
+    no_route: Arc<str>,
 }
 
 /// One more of something, until it is dropped.
@@ -63,6 +94,21 @@ impl Metrics {
             connections: Gauge::default(),
             handshake_failures: Counter::default(),
             certificate_expiry: Gauge::default(),
+            certificate_reloads: Family::default(),
+            ejections: Family::default(),
+            connected: Family::default(),
+            reused: Family::default(),
+            retries: Family::default(),
+            healthy: Family::default(),
+            handshakes: Family::default(),
+            floods: Counter::default(),
+            malformed_streams: Counter::default(),
+            stalled: Counter::default(),
+            streams: Gauge::default(),
+            too_many_connections: Counter::default(),
+            rate_limited: Counter::default(),
+            log_drops: Counter::default(),
+            no_route: "none".into(),
         };
         registry.register("requests", "Requests answered", metrics.requests.clone());
         registry.register("request_seconds", "Time from head to end of answer", metrics.seconds.clone());
@@ -72,15 +118,120 @@ impl Metrics {
         registry.register("tls_handshake_failures", "TLS handshakes that failed", failures);
         let expiry = metrics.certificate_expiry.clone();
         registry.register("certificate_expiry_timestamp_seconds", "When the certificate expires", expiry);
+        let reloads = metrics.certificate_reloads.clone();
+        registry.register("certificate_reloads", "New certificates that were found", reloads);
+        let ejections = metrics.ejections.clone();
+        registry.register("upstream_ejections", "Addresses left alone because requests failed", ejections);
+        registry.register(
+            "upstream_retries",
+            "Requests sent to a service once more",
+            metrics.retries.clone(),
+        );
+        registry.register("upstream_healthy", "Addresses neither down nor ejected", metrics.healthy.clone());
+        registry.register("tls_handshakes", "TLS handshakes", metrics.handshakes.clone());
+        registry.register(
+            "http2_floods",
+            "HTTP/2 connections ended for their flood of frames",
+            metrics.floods.clone(),
+        );
+        let malformed = metrics.malformed_streams.clone();
+        registry.register("http2_malformed_requests", "HTTP/2 requests refused for their form", malformed);
+        registry.register(
+            "http2_stalled_bodies",
+            "HTTP/2 requests ended because their body did not come",
+            metrics.stalled.clone(),
+        );
+        let connected = metrics.connected.clone();
+        registry.register("upstream_connects", "Connections made to services", connected);
+        let reused = metrics.reused.clone();
+        registry.register("upstream_reuses", "Requests sent on a kept connection to a service", reused);
+        registry.register("streams", "Upgraded connections and event streams", metrics.streams.clone());
+        let closed = metrics.too_many_connections.clone();
+        registry.register(
+            "connections_refused",
+            "Connections closed because their client had too many",
+            closed,
+        );
+        let limited = metrics.rate_limited.clone();
+        registry.register("requests_rate_limited", "Requests of clients that asked too often", limited);
+        registry.register(
+            "access_log_dropped_lines",
+            "Lines of the access log that did not fit",
+            metrics.log_drops.clone(),
+        );
         (metrics, Arc::new(registry))
     }
 
     /// A request was answered with `status` after `seconds`.
-    pub(crate) fn answered(&self, route: Option<Service>, method: &Method, status: u16, seconds: f64) {
-        let route = route.map_or("none", Service::name);
-        let outcome = Outcome { route, method: method_class(method), status: status_class(status) };
+    pub(crate) fn answered(&self, route: &Arc<str>, method: Option<&Method>, status: u16, seconds: f64) {
+        let method = method.map_or("none", method_class);
+        let outcome = Outcome { route: route.clone(), method, status: status_class(status) };
         self.requests.get_or_create(&outcome).inc();
-        self.seconds.get_or_create(&RouteLabel { route }).observe(seconds);
+        self.seconds.get_or_create(&RouteLabel { route: route.clone() }).observe(seconds);
+    }
+
+    /// The name of no route.
+    pub(crate) fn no_route(&self) -> Arc<str> {
+        self.no_route.clone()
+    }
+
+    /// A TLS handshake succeeded.
+    pub(crate) fn handshake(&self, tls: &rustls::ServerConnection) {
+        let version = match tls.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "1.3",
+            _ => "1.2",
+        };
+        let resumed = tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        self.handshakes
+            .get_or_create(&Handshake { version, kind: if resumed { "resumed" } else { "full" } })
+            .inc();
+    }
+
+    /// A connection was ended because of its flood of HTTP/2 frames.
+    pub(crate) fn flood(&self) {
+        self.floods.inc();
+    }
+
+    /// A request over HTTP/2 was refused for its form.
+    pub(crate) fn malformed_stream(&self) {
+        self.malformed_streams.inc();
+    }
+
+    /// A request over HTTP/2 was ended because its body did not come.
+    pub(crate) fn stalled(&self) {
+        self.stalled.inc();
+    }
+
+    /// Shows how many answers without an end there are.
+    pub(crate) fn streams(&self) -> Gauge {
+        self.streams.clone()
+    }
+
+    /// A connection was closed because its client has too many.
+    pub(crate) fn too_many_connections(&self) {
+        self.too_many_connections.inc();
+    }
+
+    /// A client has asked too often.
+    pub(crate) fn rate_limited(&self) {
+        self.rate_limited.inc();
+    }
+
+    /// Lines of the access log that did not fit.
+    pub(crate) fn log_drops(&self) -> Counter {
+        self.log_drops.clone()
+    }
+
+    /// What is counted of the service called `name`.
+    pub(crate) fn upstream(&self, name: &str) -> Counters {
+        let label = UpstreamLabel { upstream: name.to_owned() };
+        Counters {
+            ejections: self.ejections.get_or_create(&label).clone(),
+            retries: self.retries.get_or_create(&label).clone(),
+            healthy: self.healthy.get_or_create(&label).clone(),
+            connected: self.connected.get_or_create(&label).clone(),
+            reused: self.reused.get_or_create(&label).clone(),
+        }
     }
 
     /// Counts a request as in flight.
@@ -96,6 +247,12 @@ impl Metrics {
     /// A TLS handshake failed or took too long.
     pub(crate) fn handshake_failed(&self) {
         self.handshake_failures.inc();
+    }
+
+    /// New certificates were taken, or refused.
+    pub(crate) fn certificate_reloaded(&self, taken: bool) {
+        let result = if taken { "ok" } else { "refused" };
+        self.certificate_reloads.get_or_create(&Reload { result }).inc();
     }
 
     /// The certificate expires at `time`, in Unix seconds.

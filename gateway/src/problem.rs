@@ -6,7 +6,8 @@ use common::http::Problem;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::normalize::BadTarget;
-use crate::route::{self, Service};
+use crate::policy::rate::Exceeded;
+use crate::route::Route;
 
 /// Why the gateway answers a request itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +16,9 @@ pub(crate) enum Refusal {
     Target(BadTarget),
     /// No Host header, or more than one.
     Host,
-    /// Both Transfer-Encoding and Content-Length.
+    /// The head of the request breaks a rule of HTTP.
+    Head(&'static str),
+    /// The length of the body is not said, or said twice.
     Length,
     /// The head is too large.
     HeadTooLarge,
@@ -23,20 +26,30 @@ pub(crate) enum Refusal {
     Tunnel,
     /// The body is not what its head announced.
     Malformed,
-    /// The body is too large.
-    BodyTooLarge,
-    /// The client was too slow.
-    SlowClient,
+    /// The body has more than so many bytes.
+    BodyTooLarge(u64),
+    /// The head did not come in time.
+    SlowHead,
+    /// The body did not come in time.
+    SlowBody,
     /// No service has this path.
     Unknown,
+    /// A page of an origin that is not allowed asks what it may do.
+    Origin,
+    /// The client asks too often.
+    Rate(Exceeded),
     /// No token, not a valid one, or no keys to tell.
     Token(auth::Error),
-    /// The service's name does not resolve.
+    /// The service's name does not resolve, or none of its addresses is up.
     NoAddress,
+    /// The service has as many requests as it may have at once.
+    Overloaded,
     /// The service refuses connections or does not speak HTTP.
     Unreachable,
     /// The service is too slow.
     Timeout,
+    /// No more answers without an end can be served.
+    TooManyStreams,
     /// Our own fault.
     Internal,
 }
@@ -66,7 +79,7 @@ impl Refusal {
             (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];
-        headers.extend(self.header());
+        headers.extend(self.headers());
         let body = problem.body(Some(request_id)).to_string();
         Reply { status: problem.status(), headers, body: body.into() }
     }
@@ -76,20 +89,39 @@ impl Refusal {
             Refusal::Target(why) => return Problem::bad_request(why.to_string()),
             Refusal::Host => return Problem::bad_request("the request must name exactly one host"),
             Refusal::Length => {
-                return Problem::bad_request("Transfer-Encoding and Content-Length exclude each other");
+                return Problem::bad_request("the body must have one length: a number, or chunks");
             }
+            Refusal::Head(why) => return Problem::bad_request(*why),
             Refusal::Malformed => return Problem::bad_request("the body is not what the head announced"),
             Refusal::Unknown => return Problem::not_found("no service has this path"),
             Refusal::Token(why) => return Problem::from(why.clone()),
             Refusal::NoAddress => {
-                return Problem::unavailable("the service cannot be found at the moment", RETRY);
+                return Problem::unavailable("the service is not there at the moment", RETRY);
+            }
+            Refusal::Overloaded => {
+                return Problem::unavailable("the service has as much to do as it can take", RETRY_SOON);
+            }
+            Refusal::TooManyStreams => {
+                return Problem::unavailable("no more streams can be opened at the moment", RETRY);
             }
             Refusal::Internal => return Problem::internal(),
+            Refusal::Origin => (
+                StatusCode::FORBIDDEN,
+                "origin-not-allowed",
+                "Pages of this origin may not call here",
+                "the origin is not among those that this gateway allows",
+            ),
+            Refusal::Rate(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "Too many requests",
+                "wait as long as Retry-After says",
+            ),
             Refusal::HeadTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "head-too-large",
                 "The request head is too large",
-                "target and headers may have at most 32 KiB together",
+                "target and headers together have more bytes, or more lines, than are taken",
             ),
             Refusal::Tunnel => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -97,13 +129,12 @@ impl Refusal {
                 "This method is not allowed",
                 "the gateway opens no tunnels",
             ),
-            Refusal::BodyTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-large",
-                "The body is too large",
-                "a body may have at most 1 MiB",
-            ),
-            Refusal::SlowClient => (
+            Refusal::BodyTooLarge(limit) => {
+                let detail = format!("a body may have at most {limit} bytes here");
+                let title = "The body is too large";
+                return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", title, detail);
+            }
+            Refusal::SlowHead | Refusal::SlowBody => (
                 StatusCode::REQUEST_TIMEOUT,
                 "request-timeout",
                 "The request took too long to arrive",
@@ -126,8 +157,9 @@ impl Refusal {
     }
 
     /// What the status asks for beyond the body.
-    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
-        match self {
+    fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let header = match self {
+            Refusal::Rate(exceeded) => return exceeded.headers().collect(),
             Refusal::Token(auth::Error::Missing) => {
                 Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
             }
@@ -135,28 +167,50 @@ impl Refusal {
                 let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
                 Some((header::WWW_AUTHENTICATE, challenge))
             }
-            Refusal::Token(auth::Error::Unavailable) | Refusal::NoAddress => {
+            Refusal::Token(auth::Error::Unavailable) | Refusal::NoAddress | Refusal::TooManyStreams => {
                 Some((header::RETRY_AFTER, RETRY.into()))
             }
+            Refusal::Overloaded => Some((header::RETRY_AFTER, RETRY_SOON.into())),
             Refusal::Tunnel => {
                 let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
                 Some((header::ALLOW, allowed))
             }
             _ => None,
-        }
+        };
+        header.into_iter().collect()
     }
 }
 
 /// Seconds until a service or its keys may be there again: they are looked for more often than that.
 const RETRY: u32 = 5;
+/// Seconds until a service may have a place again: a request takes less.
+const RETRY_SOON: u32 = 1;
 
-/// Sends the bare name of a service to the name with a slash. Only GET and HEAD may be turned into GET by 301.
-pub(crate) fn redirect(service: Service, query: Option<&[u8]>, method: &Method) -> Reply {
+/// Sends the bare name of a route to the name with a slash.
+pub(crate) fn redirect(route: &Route, query: Option<&[u8]>, method: &Method) -> Reply {
+    moved(route.location(query), method)
+}
+
+/// Sends a request to the plain port to the same target over HTTPS.
+pub(crate) fn to_https(host: &[u8], port: u16, target: &[u8], method: &Method) -> Result<Reply, Refusal> {
+    let name = match host.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if !host.ends_with(b"]") => &host[..colon],
+        _ => host,
+    };
+    if !target.starts_with(b"/") {
+        return Err(Refusal::Target(BadTarget::NotAPath));
+    }
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    Ok(moved([b"https://", name, port.as_bytes(), target].concat(), method))
+}
+
+/// Only GET and HEAD may be turned into GET by 301.
+fn moved(location: Vec<u8>, method: &Method) -> Reply {
     let status = match *method {
         Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
         _ => StatusCode::PERMANENT_REDIRECT,
     };
-    let location = HeaderValue::from_maybe_shared(Bytes::from(route::location(service, query)));
+    let location = HeaderValue::from_maybe_shared(Bytes::from(location));
     let headers = location.into_iter().map(|location| (header::LOCATION, location)).collect();
     Reply { status, headers, body: Bytes::new() }
 }

@@ -1,64 +1,74 @@
-//! Which service a path belongs to: by its first segment, compared whole and case-sensitively.
+//! Which service a path belongs to: by its first segments, compared whole and case-sensitively.
 
-/// A service behind the gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Service {
-    /// Accounts and tokens.
-    UserManager,
-    /// Interests and flights.
-    DataCollector,
-}
+use std::sync::Arc;
 
-impl Service {
-    /// The first path segment, and the name in logs and metrics.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Service::UserManager => "user_manager",
-            Service::DataCollector => "data_collector",
-        }
-    }
+use crate::settings::RouteSettings;
 
-    fn named(name: &[u8]) -> Option<Service> {
-        [Service::UserManager, Service::DataCollector].into_iter().find(|s| s.name().as_bytes() == name)
-    }
+/// All routes, the longest prefix first.
+#[derive(Debug)]
+pub(crate) struct Routes(Vec<Arc<Route>>);
+
+/// Paths that belong to one service.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// The name in logs and metrics: the prefix without its slashes.
+    pub(crate) name: Arc<str>,
+    /// As configured.
+    pub(crate) settings: RouteSettings,
 }
 
 /// What becomes of a path.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Route<'a> {
+#[derive(Debug)]
+pub(crate) enum Found<'a> {
     /// The service gets the rest of the path, which begins with `/`.
     Proxy {
         /// Who gets it.
-        service: Service,
+        route: &'a Arc<Route>,
         /// The path as the service sees it, decoded.
         rest: &'a [u8],
     },
-    /// The bare name of a service: the client is sent to the name with a slash.
-    Redirect(Service),
+    /// The bare name of a route: the client is sent to the name with a slash.
+    Redirect(&'a Arc<Route>),
     /// Nobody's.
     Unknown,
 }
 
-/// Finds the route of a normal, decoded path.
-pub(crate) fn route(path: &[u8]) -> Route<'_> {
-    let inner = path.strip_prefix(b"/").unwrap_or(path);
-    let length = inner.iter().position(|byte| *byte == b'/').unwrap_or(inner.len());
-    let (name, rest) = inner.split_at(length);
-    match Service::named(name) {
-        Some(service) if rest.is_empty() => Route::Redirect(service),
-        Some(service) => Route::Proxy { service, rest },
-        None => Route::Unknown,
+impl Routes {
+    /// Routes with distinct prefixes of the form `/name/`.
+    pub(crate) fn new(settings: &[RouteSettings]) -> Routes {
+        let mut routes: Vec<_> = settings.iter().map(|route| Arc::new(Route::new(route))).collect();
+        routes.sort_by_key(|route| std::cmp::Reverse(route.settings.prefix.len()));
+        Routes(routes)
+    }
+
+    /// Finds the route of a normal, decoded path.
+    pub(crate) fn find<'a>(&'a self, path: &'a [u8]) -> Found<'a> {
+        for route in &self.0 {
+            let bare = route.settings.prefix.trim_end_matches('/').as_bytes();
+            match path.strip_prefix(bare) {
+                Some(b"") => return Found::Redirect(route),
+                Some(rest) if rest.starts_with(b"/") => return Found::Proxy { route, rest },
+                _ => {}
+            }
+        }
+        Found::Unknown
     }
 }
 
-/// Where the bare name of a service redirects to: relative, so that it is right behind any name and port.
-pub(crate) fn location(service: Service, query: Option<&[u8]>) -> Vec<u8> {
-    let mut location = format!("/{}/", service.name()).into_bytes();
-    if let Some(query) = query {
-        location.push(b'?');
-        location.extend_from_slice(query);
+impl Route {
+    fn new(settings: &RouteSettings) -> Route {
+        Route { name: settings.prefix.trim_matches('/').into(), settings: settings.clone() }
     }
-    location
+
+    /// Where the bare name redirects to: relative, so that it is right behind any name and port.
+    pub(crate) fn location(&self, query: Option<&[u8]>) -> Vec<u8> {
+        let mut location = self.settings.prefix.clone().into_bytes();
+        if let Some(query) = query {
+            location.push(b'?');
+            location.extend_from_slice(query);
+        }
+        location
+    }
 }
 
 #[cfg(test)]
@@ -66,12 +76,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_whole_first_segment_names_a_service() {
-        assert_eq!(route(b"/user_manager/a"), Route::Proxy { service: Service::UserManager, rest: b"/a" });
-        assert_eq!(route(b"/data_collector/"), Route::Proxy { service: Service::DataCollector, rest: b"/" });
-        assert_eq!(route(b"/user_manager"), Route::Redirect(Service::UserManager));
+    fn only_whole_first_segments_name_a_route() {
+        let routes = ["/user_manager/", "/a/", "/a/b/"].map(|prefix| RouteSettings::new(prefix, 0));
+        let routes = Routes::new(&routes);
+        let find = |path: &'static str| match routes.find(path.as_bytes()) {
+            Found::Proxy { route, rest } => format!("{} {}", route.name, String::from_utf8_lossy(rest)),
+            Found::Redirect(route) => format!("{} redirect", route.name),
+            Found::Unknown => String::new(),
+        };
+        assert_eq!(find("/user_manager/x"), "user_manager /x");
+        assert_eq!(find("/user_manager/"), "user_manager /");
+        assert_eq!(find("/user_manager"), "user_manager redirect");
+        assert_eq!(find("/a/b/c"), "a/b /c");
+        assert_eq!(find("/a/bc"), "a /bc");
         for path in ["/", "/user_managers/a", "/user_manage", "/User_manager/a", "/x/user_manager/a"] {
-            assert_eq!(route(path.as_bytes()), Route::Unknown, "{path}");
+            assert_eq!(find(path), "", "{path}");
         }
     }
 }

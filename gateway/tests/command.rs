@@ -121,6 +121,66 @@ fn a_wrong_option_stops_the_start() {
 }
 
 #[test]
+fn check_tells_whether_a_file_is_right() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let check = |toml: &str| {
+        std::fs::write(&file, toml).unwrap();
+        let output = testing::run(&mut gateway(folder.path(), &["check", "--config=gateway.toml"]));
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let right = (Some(0), "gateway.toml is right\n".to_owned(), String::new());
+    assert_eq!(check(""), right);
+    assert_eq!(check(include_str!("../gateway.example.toml")).0, Some(2), "its certificate is not there");
+
+    let complaints = "gateway.toml: limits.raet: there is no such key\n\
+                      gateway.toml: limits.head: 1 is not from 1024 to 1000000\n\
+                      gateway.toml: routes[0].upstream: there is no upstream \"weather\"\n";
+    let wrong = "[limits]\nraet = 1\nhead = 1\n[[routes]]\nprefix = '/weather/'\nupstream = 'weather'\n";
+    assert_eq!(check(wrong), (Some(2), String::new(), complaints.to_owned()));
+
+    gen_cert::generate(&Options::into_folder(folder.path()), &Clock::System).unwrap();
+    gen_cert::generate(&Options::into_folder(folder.path().join("other")), &Clock::System).unwrap();
+    assert_eq!(check(include_str!("../gateway.example.toml")), right);
+    let certificates = |cert: &str, key: &str| {
+        let ours = "[[certificates]]\ncert = 'cert.pem'\nkey = 'key.pem'\n";
+        check(&format!("{ours}[[certificates]]\ncert = '{cert}'\nkey = '{key}'\n"))
+    };
+    assert_eq!(certificates("other/cert.pem", "other/key.pem"), right);
+    for (cert, key, complaint) in [
+        ("cert.pem", "other/key.pem", "certificates[1].key: other/key.pem: it is not the key"),
+        ("cert.pem", "cert.pem", "certificates[1].key: cert.pem: "),
+        ("nowhere.pem", "key.pem", "certificates[1].cert: nowhere.pem: "),
+        ("key.pem", "key.pem", "certificates[1].cert: key.pem: "),
+    ] {
+        let (code, out, told) = certificates(cert, key);
+        assert_eq!((code, out.as_str(), told.lines().count()), (Some(2), "", 1), "{told}");
+        assert!(told.starts_with(&format!("gateway.toml: {complaint}")), "{told}");
+    }
+
+    assert!(complaint(folder.path(), &["check", "--config=nowhere.toml"]).starts_with("nowhere.toml: "));
+    assert!(complaint(folder.path(), &["check"]).contains("--config"));
+}
+
+#[test]
+fn a_wrong_file_stops_the_start() {
+    let folder = TempDir::new().unwrap();
+    gen_cert::generate(&Options::into_folder(folder.path()), &Clock::System).unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), "listenn = 'a:1'\nnode = ''").unwrap();
+    for command in [&["--config=gateway.toml"][..], &["serve", "--config=gateway.toml"]] {
+        let said = complaint(folder.path(), command);
+        assert!(
+            said.contains("gateway.toml: listenn: there is no such key (and 1 more: gateway check"),
+            "{said}"
+        );
+    }
+    let from_environment = testing::complaint(gateway(folder.path(), &[]).env("CONFIG", "gateway.toml"));
+    assert!(from_environment.contains("listenn"), "{from_environment}");
+    assert!(complaint(folder.path(), &["--config=nowhere.toml"]).contains("nowhere.toml: No such file"));
+}
+
+#[test]
 fn a_port_in_use_stops_the_start() {
     let folder = TempDir::new().unwrap();
     gen_cert::generate(&Options::into_folder(folder.path()), &Clock::System).unwrap();

@@ -73,6 +73,32 @@ async fn a_connection_accepted_before_the_stop_gets_its_first_answer() {
 }
 
 #[tokio::test]
+async fn a_request_whose_head_had_begun_before_the_stop_is_answered() {
+    let world = World::start().await;
+    let (addr, cert) = (world.addr, world.cert.clone());
+    let begin = move || {
+        let mut tls = raw::connect(addr, &cert, &rustls::version::TLS13, &["http/1.1"]).unwrap();
+        tls.write_all(b"GET /nope HTTP/1.1\r\nHo").unwrap();
+        tls
+    };
+    let mut tls = tokio::task::spawn_blocking(begin).await.unwrap();
+    // The half of it has arrived when a second client, that came later, is answered.
+    assert_eq!(world.client().get(world.url("/nope")).send().await.unwrap().status(), 404);
+    world.stop.cancel();
+    eventually(async || TcpStream::connect(world.addr).await.is_err()).await;
+    // Longer than a connection may take that says nothing at all.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let answer = tokio::task::spawn_blocking(move || {
+        tls.write_all(b"st: a\r\n\r\n").unwrap();
+        raw::read_to_close(&mut tls)
+    })
+    .await
+    .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    timeout(LONG, world.running).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_client_that_hangs_in_its_handshake_does_not_hold_the_stop() {
     let world = World::start().await;
     let _silent = TcpStream::connect(world.addr).await.unwrap();

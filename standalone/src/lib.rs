@@ -250,16 +250,16 @@ fn gateway_config(
     data_collector: &data_collector::App,
 ) -> anyhow::Result<gateway::Config> {
     Ok(gateway::Config {
-        listen: config.listen.clone(),
-        tls_cert,
-        tls_key,
+        listen: Some(config.listen.clone()),
+        tls_cert: Some(tls_cert),
+        tls_key: Some(tls_key),
         user_manager_url: vec![endpoint(user_manager.addr())?],
         data_collector_url: vec![endpoint(data_collector.addr())?],
-        user_manager_admin_port: user_manager.admin_addr().port(),
-        admin_listen: admin_listen(config, 0),
-        auth: gateway::Auth::Required,
-        node: node().node,
-        max_connections: 10_000,
+        user_manager_admin_port: Some(user_manager.admin_addr().port()),
+        data_collector_admin_port: Some(data_collector.admin_addr().port()),
+        admin_listen: Some(admin_listen(config, 0)),
+        node: Some(node().node),
+        ..gateway::Config::default()
     })
 }
 

@@ -1,14 +1,17 @@
 //! Who needs a token. The services verify it again; here a request without one is refused before it costs more.
 
-use clap::ValueEnum;
-use common::auth::{self, Verifier};
-use http::{HeaderMap, Method, header};
+use std::sync::Arc;
 
+use clap::ValueEnum;
+use common::auth::{Claims, Verifier};
+use http::{HeaderMap, header};
+
+use super::only;
 use crate::problem::Refusal;
-use crate::route::Service;
 
 /// Whether tokens are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Auth {
     /// Everything but the public routes needs a valid token.
     Required,
@@ -16,82 +19,87 @@ pub enum Auth {
     Off,
 }
 
-/// Whether a route needs no token. `path` is the one the service gets, so both read the same.
-pub(crate) fn is_public(service: Service, method: &Method, path: &str) -> bool {
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    let posts = *method == Method::POST;
-    match (service, path) {
-        (_, "/openapi.json") | (Service::UserManager, "/confirm") => reads,
-        (Service::UserManager, "/register" | "/login") => posts,
-        (Service::DataCollector, "/unsubscribe") => reads || posts,
-        _ => false,
-    }
-}
-
-/// Refuses a request without a valid bearer token. Two tokens are as bad as none: the service might look at the
-/// other one.
-pub(crate) fn verify(verifier: &Verifier, headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let verified = match (values.next(), values.next()) {
-        (value, None) => verifier.verify_header(value),
-        _ => Err(auth::Error::Missing),
-    };
-    verified.map(|_| ()).map_err(Refusal::Token)
+/// What the token of a request says; refuses a request without a valid bearer token. Two tokens are as bad as none:
+/// the service might look at the other one.
+pub(crate) fn verify(verifier: &Verifier, headers: &HeaderMap) -> Result<Arc<Claims>, Refusal> {
+    verifier.verify_header(only(headers, &header::AUTHORIZATION)).map_err(Refusal::Token)
 }
 
 #[cfg(test)]
 mod tests {
-    use common::auth::{Feed, Signer};
+    use common::auth::{self, Feed, Signer};
     use common::clock::Clock;
     use common::types::Account;
+    use http::Method;
 
     use super::*;
+    use crate::settings::Settings;
 
     #[test]
-    fn the_public_routes_are_these_and_no_others() {
-        use Service::{DataCollector, UserManager};
-        for (service, method, path) in [
-            (UserManager, Method::POST, "/register"),
-            (UserManager, Method::GET, "/confirm"),
-            (UserManager, Method::POST, "/login"),
-            (UserManager, Method::GET, "/openapi.json"),
-            (DataCollector, Method::GET, "/openapi.json"),
-            (DataCollector, Method::GET, "/unsubscribe"),
-            (DataCollector, Method::POST, "/unsubscribe"),
+    fn the_public_operations_are_these_and_no_others() {
+        let routes = Settings::default().routes;
+        let is_public = |prefix: &str, method: &Method, path: &str| {
+            let mut routes = routes.iter().filter(|route| route.prefix == prefix);
+            routes.next().unwrap().is_public(method, path)
+        };
+        let (users, data) = ("/user_manager/", "/data_collector/");
+        for (route, method, path) in [
+            (users, Method::POST, "/register"),
+            (users, Method::GET, "/confirm"),
+            (users, Method::HEAD, "/confirm"),
+            (users, Method::POST, "/login"),
+            (users, Method::GET, "/openapi.json"),
+            (data, Method::GET, "/openapi.json"),
+            (data, Method::HEAD, "/openapi.json"),
+            (data, Method::GET, "/unsubscribe"),
+            (data, Method::POST, "/unsubscribe"),
         ] {
-            assert!(is_public(service, &method, path), "{method} {path}");
+            assert!(is_public(route, &method, path), "{method} {route} {path}");
         }
-        for (service, method, path) in [
-            (UserManager, Method::GET, "/register"),
-            (UserManager, Method::POST, "/register/"),
-            (UserManager, Method::POST, "/confirm"),
-            (UserManager, Method::GET, "/me"),
-            (UserManager, Method::POST, "/unsubscribe"),
-            (DataCollector, Method::POST, "/login"),
-            (DataCollector, Method::DELETE, "/unsubscribe"),
-            (DataCollector, Method::GET, "/x/openapi.json"),
-            (DataCollector, Method::GET, "/"),
+        for (route, method, path) in [
+            (users, Method::GET, "/register"),
+            (users, Method::POST, "/register/"),
+            (users, Method::POST, "/confirm"),
+            (users, Method::GET, "/me"),
+            (users, Method::POST, "/unsubscribe"),
+            (users, Method::POST, "/Login"),
+            (users, Method::OPTIONS, "/login"),
+            (data, Method::POST, "/login"),
+            (data, Method::DELETE, "/unsubscribe"),
+            (data, Method::GET, "/x/openapi.json"),
+            (data, Method::GET, "/"),
         ] {
-            assert!(!is_public(service, &method, path), "{method} {path}");
+            assert!(!is_public(route, &method, path), "{method} {route} {path}");
         }
+        assert_eq!(routes.iter().map(|route| route.public.len()).collect::<Vec<_>>(), [4, 3]);
+    }
+
+    #[test]
+    fn registration_and_login_are_costly() {
+        let routes = Settings::default().routes;
+        for (path, costly) in [("/register", true), ("/login", true), ("/me", false)] {
+            assert_eq!(routes[0].is_costly(&Method::POST, path), costly, "{path}");
+        }
+        assert!(!routes[0].is_costly(&Method::GET, "/login") && routes[1].costly.is_empty());
     }
 
     #[test]
     fn only_one_valid_token_lets_a_request_pass() {
         let signer = Signer::from_pkcs8("k1", &Signer::generate().unwrap()).unwrap();
         let verifier = Verifier::new(Clock::manual(1_000).0);
-        let token = signer.token(Account::new_random(), &"ada@example.com".parse().unwrap(), 1_000).unwrap();
+        let account = Account::new_random();
+        let token = signer.token(account, &"ada@example.com".parse().unwrap(), 1_000).unwrap();
         let bearer = format!("Bearer {token}");
         let judge = |values: &[&str]| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(header::AUTHORIZATION, value.parse().unwrap());
             }
-            verify(&verifier, &headers)
+            verify(&verifier, &headers).map(|claims| claims.sub)
         };
         assert_eq!(judge(&[&bearer]), Err(Refusal::Token(auth::Error::Unavailable)), "no keys yet");
         verifier.load(&Feed { keys: vec![signer.public().clone()], revoked: vec![] });
-        assert_eq!(judge(&[&bearer]), Ok(()));
+        assert_eq!(judge(&[&bearer]), Ok(account));
         for values in [&[][..], &["Bearer"], &["Basic a"], &[&token], &[&bearer, &bearer]] {
             assert_eq!(judge(values), Err(Refusal::Token(auth::Error::Missing)), "{values:?}");
         }

@@ -1,11 +1,10 @@
-//! Heads that no honest client sends, and that services could read differently from the gateway.
+//! Heads that no honest client sends, and that services could read differently from the gateway. Over HTTP/1
+//! [`head`](super::head) has looked before; what is here holds for HTTP/2, too.
 
 use http::{HeaderMap, Method, header};
 
+use crate::policy::head::is_authority;
 use crate::problem::Refusal;
-
-/// The largest request head, in bytes.
-pub(crate) const MAX_HEAD: usize = 32 * 1024;
 
 /// What is looked at.
 #[derive(Debug)]
@@ -16,70 +15,60 @@ pub(crate) struct Head<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// `:authority` of HTTP/2, which stands for Host.
     pub(crate) authority: Option<&'a str>,
-    /// The head as it came, of HTTP/1 only.
-    pub(crate) raw: Option<&'a [u8]>,
 }
 
-/// Refuses a head that is too large, is ambiguous about host or length, or asks for a tunnel.
+/// Refuses a head that is ambiguous about host or length, or asks for a tunnel.
 pub(crate) fn check(head: &Head<'_>) -> Result<(), Refusal> {
-    if head.raw.is_some_and(|raw| raw.len() > MAX_HEAD) {
-        return Err(Refusal::HeadTooLarge);
-    }
     if head.method == Method::CONNECT {
         return Err(Refusal::Tunnel);
     }
     let mut hosts = head.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next(), head.authority) {
+    let host = match (hosts.next(), hosts.next(), head.authority) {
         (_, Some(_), _) | (None, None, None) => return Err(Refusal::Host),
-        _ => {}
+        (_, None, Some(authority)) => authority.as_bytes(),
+        (Some(host), None, None) => host.as_bytes(),
+    };
+    if !is_authority(host) {
+        return Err(Refusal::Host);
     }
-    // The parser has dropped the length by now; only the raw head still tells.
     let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
-    if chunked && head.raw.is_some_and(|raw| has_header(raw, b"content-length")) {
+    if chunked && head.headers.contains_key(header::CONTENT_LENGTH) {
         return Err(Refusal::Length);
     }
     Ok(())
-}
-
-fn has_header(raw: &[u8], name: &[u8]) -> bool {
-    raw.split(|byte| *byte == b'\n').skip(1).any(|line| {
-        let field = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        field.trim_ascii().eq_ignore_ascii_case(name)
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn judge(method: &Method, headers: &[(&'static str, &'static str)], raw: &[u8]) -> Result<(), Refusal> {
+    fn judge(
+        method: &Method,
+        headers: &[(&'static str, &'static str)],
+        authority: Option<&str>,
+    ) -> Result<(), Refusal> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, http::HeaderValue::from_static(value));
         }
-        check(&Head { method, headers: &map, authority: None, raw: Some(raw) })
+        check(&Head { method, headers: &map, authority })
     }
 
     #[test]
     fn an_ordinary_head_passes() {
-        assert_eq!(judge(&Method::GET, &[("host", "a")], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(()));
-        let head = Head {
-            method: &Method::GET,
-            headers: &HeaderMap::new(),
-            authority: Some("localhost:8443"),
-            raw: None,
-        };
-        assert_eq!(check(&head), Ok(()));
+        assert_eq!(judge(&Method::GET, &[("host", "a")], None), Ok(()));
+        assert_eq!(judge(&Method::GET, &[], Some("localhost:8443")), Ok(()));
     }
 
     #[test]
     fn ambiguous_heads_are_refused() {
-        let both = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\ncontent-LENGTH : 3\r\n\r\n";
-        let chunked = [("host", "a"), ("transfer-encoding", "chunked")];
-        assert_eq!(judge(&Method::POST, &chunked, both), Err(Refusal::Length));
-        assert_eq!(judge(&Method::GET, &[], b""), Err(Refusal::Host));
-        assert_eq!(judge(&Method::GET, &[("host", "a"), ("host", "a")], b""), Err(Refusal::Host));
-        assert_eq!(judge(&Method::CONNECT, &[("host", "a")], b""), Err(Refusal::Tunnel));
-        assert_eq!(judge(&Method::GET, &[("host", "a")], &[b'x'; MAX_HEAD + 1]), Err(Refusal::HeadTooLarge));
+        let both = [("host", "a"), ("transfer-encoding", "chunked"), ("content-length", "3")];
+        assert_eq!(judge(&Method::POST, &both, None), Err(Refusal::Length));
+        assert_eq!(judge(&Method::GET, &[], None), Err(Refusal::Host));
+        assert_eq!(judge(&Method::GET, &[("host", "a"), ("host", "a")], None), Err(Refusal::Host));
+        for authority in ["a,b", "a@b", "a:b", ""] {
+            assert_eq!(judge(&Method::GET, &[], Some(authority)), Err(Refusal::Host), "{authority}");
+        }
+        assert_eq!(judge(&Method::CONNECT, &[("host", "a")], None), Err(Refusal::Tunnel));
     }
 }

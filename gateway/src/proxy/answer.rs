@@ -1,19 +1,28 @@
 //! Answers: those that the gateway makes itself, and what is on every one, whoever made it.
 
-use http::{Method, header};
-use pingora_error::Result;
+use std::net::SocketAddr;
+
+use common::trace;
+use http::{Method, StatusCode, header};
+use pingora_error::{ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
+use tokio::time::Instant;
 
 use super::{Context, Gateway, X_REQUEST_ID};
-use crate::policy::forwarding;
-use crate::problem::Reply;
+use crate::policy::cors;
+use crate::policy::forwarding::SECURITY;
+use crate::problem::{Refusal, Reply};
 
 impl Gateway {
-    /// Answers by ourselves: the one way in which the gateway speaks. A client that is gone is no error.
+    /// Answers by ourselves: the one way in which the gateway speaks once a request was understood. A client that is
+    /// gone is no error.
     pub(super) async fn answer(&self, session: &mut Session, context: &Context, reply: Reply) {
         if let Err(error) = self.write(session, context, reply).await {
             tracing::debug!(request_id = %context.id, %error, "an answer could not be delivered");
+            if let (ErrorType::WriteTimedout, Some(exchange)) = (error.etype(), &context.exchange) {
+                exchange.connection.cut();
+            }
         }
     }
 
@@ -22,8 +31,10 @@ impl Gateway {
         for (name, value) in reply.headers {
             head.insert_header(name, value)?;
         }
-        head.insert_header(header::CONTENT_LENGTH, reply.body.len())?;
-        finish_head(&mut head, context)?;
+        if reply.status != StatusCode::NO_CONTENT {
+            head.insert_header(header::CONTENT_LENGTH, reply.body.len())?;
+        }
+        self.finish_head(session, &mut head, &context.id)?;
         // A client that waits for 100 never sends its body now; what it sends next could be taken for it.
         let waits = session.req_header().headers.contains_key(header::EXPECT);
         if waits || self.lifecycle.is_stopping() {
@@ -40,16 +51,71 @@ impl Gateway {
         }
         Ok(())
     }
-}
 
-/// What is on every answer, whoever made it; a service may set its own security headers.
-pub(super) fn finish_head(head: &mut ResponseHeader, context: &Context) -> Result<()> {
-    head.remove_header(&header::SERVER);
-    head.insert_header(X_REQUEST_ID, context.id.as_str())?;
-    for (name, value) in forwarding::SECURITY {
-        if !head.headers.contains_key(name) {
-            head.insert_header(name, value)?;
-        }
+    /// The bytes of an answer to an HTTP/1 request whose head Pingora never saw; the connection ends with it.
+    pub(crate) fn refuse_head(
+        &self,
+        peer: SocketAddr,
+        refusal: &Refusal,
+        began: Instant,
+        request_id: Option<&[u8]>,
+        bare: bool,
+    ) -> Vec<u8> {
+        let kept = request_id.and_then(|id| std::str::from_utf8(id).ok()).filter(|id| trace::is_sane(id));
+        let id = kept.map_or_else(trace::new_request_id, str::to_owned);
+        self.answer_head(peer, refusal.reply(&id), began, Some(id), bare)
     }
-    Ok(())
+
+    /// The bytes of an answer outside Pingora, accounted for; a `bare` one has no body, because HEAD asked for it.
+    pub(crate) fn answer_head(
+        &self,
+        peer: SocketAddr,
+        reply: Reply,
+        began: Instant,
+        id: Option<String>,
+        bare: bool,
+    ) -> Vec<u8> {
+        let id = id.unwrap_or_else(trace::new_request_id);
+        let status = reply.status;
+        let mut bytes =
+            format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or(""));
+        let mut line = |name: &str, value: &str| {
+            bytes.extend([name, ": ", value, "\r\n"]);
+        };
+        for (name, value) in &reply.headers {
+            line(name.as_str(), value.to_str().unwrap_or_default());
+        }
+        line("content-length", &reply.body.len().to_string());
+        line("x-request-id", &id);
+        for (name, value) in &SECURITY {
+            line(name.as_str(), value.to_str().unwrap_or_default());
+        }
+        line("connection", "close");
+        bytes.push_str("\r\n");
+        let mut bytes = bytes.into_bytes();
+        if !bare {
+            bytes.extend_from_slice(&reply.body);
+        }
+        self.account(None, None, status.as_u16(), began.elapsed(), || (id, String::new(), Some(peer)));
+        bytes
+    }
+
+    /// What is on every answer, whoever made it; a service may set its own security headers.
+    pub(super) fn finish_head(&self, session: &Session, head: &mut ResponseHeader, id: &str) -> Result<()> {
+        head.remove_header(&header::SERVER);
+        head.insert_header(X_REQUEST_ID, id)?;
+        for (name, value) in &SECURITY {
+            if !head.headers.contains_key(name) {
+                head.insert_header(name, value.clone())?;
+            }
+        }
+        let origins = &self.settings.cors_origins;
+        if !origins.is_empty() {
+            for (name, value) in cors::shared(origins, &session.req_header().headers) {
+                head.insert_header(name, value)?;
+            }
+            head.append_header(header::VARY, cors::VARY)?;
+        }
+        Ok(())
+    }
 }

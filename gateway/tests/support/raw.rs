@@ -18,6 +18,11 @@ pub fn connect(
     version: &'static SupportedProtocolVersion,
     alpn: &[&str],
 ) -> std::io::Result<Tls> {
+    connect_as(&client(cert, version, alpn), addr)
+}
+
+/// What [`connect_as`] needs; connections that share one resume each other's sessions.
+pub fn client(cert: &Path, version: &'static SupportedProtocolVersion, alpn: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(cert).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -27,10 +32,20 @@ pub fn connect(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
+/// Connects; the handshake is done.
+pub fn connect_as(client: &Arc<ClientConfig>, addr: SocketAddr) -> std::io::Result<Tls> {
+    handshake(client, TcpStream::connect(addr)?)
+}
+
+/// Shakes hands on a fresh connection.
+pub fn handshake(client: &Arc<ClientConfig>, mut tcp: TcpStream) -> std::io::Result<Tls> {
     let name = ServerName::try_from("localhost").unwrap();
-    let mut tcp = TcpStream::connect(addr)?;
     tcp.set_read_timeout(Some(super::LONG))?;
-    let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    tcp.set_write_timeout(Some(super::LONG))?;
+    let mut tls = ClientConnection::new(client.clone(), name).unwrap();
     tls.complete_io(&mut tcp)?;
     Ok(StreamOwned::new(tls, tcp))
 }
