@@ -50,9 +50,18 @@ curl_for_readme() {
     have curl || { can_apt && apt_install curl; } || skip "e2e readme: curl is not installed"
 }
 
+# The gateway's routing is compared with a real nginx's; Debian keeps it where only root looks for programs.
+nginx_for_gateway() {
+    has_nginx || { can_apt && apt_install nginx; } || skip "gateway nginx: nginx is not installed"
+}
+
+has_nginx() { have nginx || [[ -x /usr/sbin/nginx || -x /usr/local/sbin/nginx ]]; }
+
 tests() {
     local left_out=()
-    have curl || left_out=(-- --skip _session_)
+    have curl || left_out+=(--skip _session_)
+    has_nginx || left_out+=(--skip a_real_nginx)
+    ((${#left_out[@]} == 0)) || left_out=(-- "${left_out[@]}")
     bounded 40m cargo test --workspace --all-features --no-fail-fast ${left_out[@]+"${left_out[@]}"} 2>&1 | tee "$LOG"
 }
 
@@ -99,6 +108,7 @@ step "clippy" cargo clippy --workspace --all-targets --all-features -- -D warnin
 step "licences, bans and sources of dependencies" deny || true
 step "PostgreSQL and Kafka for the tests" start_services || true
 step "curl for the README's sessions" curl_for_readme || true
+step "nginx for the gateway's tests" nginx_for_gateway || true
 # All targets at once: the binaries that e2e starts are then built with the features that the tests have, and
 # nothing is compiled twice.
 if step "build" cargo build --workspace --all-targets --all-features; then
