@@ -1,9 +1,9 @@
 # The verbs of this repository; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench soak fmt lint audit
+.PHONY: help run build test bench soak fuzz conformance fmt lint audit
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r verb what; do printf 'make %-7s %s\n' "$$verb" "$$what"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r verb what; do printf 'make %-11s %s\n' "$$verb" "$$what"; done
 
 run: ## the whole system in one process, on recorded flights (ARGS="--help" shows its options)
 	@tools/prepare.sh
@@ -18,13 +18,22 @@ test: ## every check and test; starts PostgreSQL and Kafka for them where it can
 	@tools/prepare.sh
 	@tools/test.sh
 
-bench: ## start-up time and memory of the standalone
+bench: ## the standalone's start and memory, and the gateway beside nginx (ONLY="cpu handshakes", PAIRS=5)
 	@tools/prepare.sh
 	@bench/startup.sh
+	@bench/gateway.sh
 
-soak: ## kills the standalone again and again while it collects: no mail lost, no count wrong (ROUNDS=20)
+soak: ## kills the standalone again and again (ROUNDS=20), and the gateway under faults and load (ONLY="slow drain")
 	@tools/prepare.sh
 	@tools/soak.sh
+	@tools/soak_gateway.sh
+
+fuzz: ## the gateway's normal form of request targets against libFuzzer's inventions (SECONDS_EACH=60)
+	@tools/fuzz.sh
+
+conformance: ## the gateway's HTTP/2 and TLS as h2spec, sslyze and testssl.sh see them (needs the network)
+	@tools/prepare.sh
+	@tools/conformance.sh
 
 fmt: ## formats the code
 	cargo fmt --all
