@@ -125,10 +125,10 @@ impl Edge {
                     let connection = self.lifecycle.connection(peer, told);
                     // Another thread's reactor will drive it.
                     let handed = tcp.into_std().map(|tcp| Accepted { tcp, connection, place, share });
-                    if let (Ok(accepted), Some(worker)) = (handed, turn.next()) {
-                        if worker.send(accepted).is_err() {
-                            tracing::error!("a worker thread has ended; its connections are refused");
-                        }
+                    if let (Ok(accepted), Some(worker)) = (handed, turn.next())
+                        && worker.send(accepted).is_err()
+                    {
+                        tracing::error!("a worker thread has ended; its connections are refused");
                     }
                 }
                 Err(error) => {
