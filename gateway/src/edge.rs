@@ -138,9 +138,7 @@ impl Edge {
             }
         }
     }
-}
 
-impl Edge {
     /// A client's share of all connections. Proxies that speak for many have no bound of their own.
     fn share(&self, peer: SocketAddr, told: &Peer) -> Result<Option<client::Guard>, TooMany> {
         match &self.clients {

@@ -89,6 +89,9 @@ impl Hooks {
     }
 }
 
+/// How long the rest of a refused request is read and thrown away: closing at once could destroy the answer on its way.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+
 /// What is kept at once of bodies that are waited for, in bytes.
 pub(crate) const GATHERED: usize = 32 << 20;
 

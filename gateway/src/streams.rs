@@ -2,7 +2,6 @@
 //! to them, so they have bounds of their own: how many there are, how long nothing moves, and the token that they were
 //! opened with.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,11 +17,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// All streams of a gateway.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    limit: usize,
-    count: AtomicUsize,
-    gauge: Gauge,
-    open: Mutex<Vec<Open>>,
-    closed: AtomicBool,
+    limit: i64,
+    count: Gauge,
+    open: Mutex<All>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    closed: bool,
+    streams: Vec<Open>,
 }
 
 #[derive(Debug)]
@@ -37,21 +40,14 @@ pub(crate) struct Place(Arc<Streams>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.gauge.dec();
+        self.0.count.dec();
     }
 }
 
 impl Streams {
-    /// At most `limit` at once; `gauge` shows how many there are.
-    pub(crate) fn new(limit: usize, gauge: Gauge) -> Streams {
-        Streams {
-            limit,
-            count: AtomicUsize::new(0),
-            gauge,
-            open: Mutex::default(),
-            closed: AtomicBool::new(false),
-        }
+    /// At most `limit` at once; `count` shows how many there are.
+    pub(crate) fn new(limit: usize, count: Gauge) -> Streams {
+        Streams { limit: i64::try_from(limit).unwrap_or(i64::MAX), count, open: Mutex::default() }
     }
 
     /// Takes a place for an answer that turned out to be a stream; none is left beyond the limit, and after
@@ -62,20 +58,19 @@ impl Streams {
         claims: Option<Arc<Claims>>,
     ) -> Option<Place> {
         let mut open = self.open();
-        if self.closed.load(Ordering::Relaxed) || self.count.load(Ordering::Relaxed) >= self.limit {
+        if open.closed || self.count.get() >= self.limit {
             return None;
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.gauge.inc();
-        open.push(Open { exchange: Arc::downgrade(exchange), claims });
+        self.count.inc();
+        open.streams.push(Open { exchange: Arc::downgrade(exchange), claims });
         Some(Place(self.clone()))
     }
 
     /// Ends all streams, now and from now on.
     pub(crate) fn close(&self) {
         let mut open = self.open();
-        self.closed.store(true, Ordering::Relaxed);
-        for stream in open.drain(..) {
+        open.closed = true;
+        for stream in open.streams.drain(..) {
             if let Some(exchange) = stream.exchange.upgrade() {
                 exchange.cut();
             }
@@ -86,7 +81,7 @@ impl Streams {
     pub(crate) async fn keep_watch(&self, verifier: &Verifier, idle: Duration) {
         loop {
             tokio::time::sleep(LOOK).await;
-            self.open().retain(|stream| {
+            self.open().streams.retain(|stream| {
                 let Some(exchange) = stream.exchange.upgrade() else { return false };
                 let valid = stream.claims.as_ref().is_none_or(|claims| verifier.still_valid(claims));
                 let lively = exchange.idle() < idle;
@@ -98,7 +93,7 @@ impl Streams {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Vec<Open>> {
+    fn open(&self) -> MutexGuard<'_, All> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,23 +12,11 @@
 mod recorder;
 mod support;
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-use recorder::{Recorder, Seen};
-use rustls::ClientConfig;
-use support::{World, raw};
+use recorder::{Seen, world};
+use support::World;
+use support::frames::{self, DATA, END_HEADERS, END_STREAM, H2, HEADERS, Outcome, frame};
 
 const HIDDEN: &str = "GET /user_manager/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
 type Fields = Vec<(String, String)>;
 
 /// One request.
@@ -38,14 +26,6 @@ struct Attack {
     trailers: Fields,
     /// Whether it may be passed on, as one clean request.
     harmless: bool,
-}
-
-/// What came back.
-#[derive(Debug)]
-enum Outcome {
-    Answered(String),
-    Reset,
-    Gone,
 }
 
 /// A request with these pseudo-headers replaced (`ABSENT` leaves one out) and these headers on top.
@@ -192,10 +172,8 @@ async fn a_request_over_http2_becomes_one_request_or_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_behind_a_length_of_0_is_no_request() {
     let (world, recorder) = world().await;
-    let client = raw::client(&world.cert, &rustls::version::TLS13, &["h2"]);
-    let addr = world.addr;
     let attack = Attack { body: HIDDEN, ..request(&[], &[("content-length", "0")]) };
-    let outcome = tokio::task::spawn_blocking(move || ask(&client, addr, &attack)).await.unwrap();
+    let outcome = ask(&world, &attack);
     world.stop.cancel();
     world.running.await.unwrap().unwrap();
     let Seen { requests, faults } = recorder.take();
@@ -204,29 +182,14 @@ async fn a_body_behind_a_length_of_0_is_no_request() {
     assert!(requests.len() <= 1 && requests.iter().all(honest), "{outcome:?} {requests:?}");
 }
 
-async fn world() -> (World, Recorder) {
-    let recorder = Recorder::start();
-    let world = World::start_with(&[
-        "--auth=off".into(),
-        "--rate-limit=off".into(),
-        "--rate-limit-login=off".into(),
-        format!("--user-manager-url=http://{}", recorder.addr),
-    ])
-    .await;
-    world.becomes_ready().await;
-    (world, recorder)
-}
-
 async fn run(attacks: Vec<Attack>) {
     let (world, recorder) = world().await;
-    let client = raw::client(&world.cert, &rustls::version::TLS13, &["h2"]);
     let mut wrong = Vec::new();
     let count = attacks.len();
     for attack in attacks {
         let (name, body, harmless) =
             (format!("{:?} {:?}", attack.fields, attack.trailers), attack.body, attack.harmless);
-        let (client, addr) = (client.clone(), world.addr);
-        let outcome = tokio::task::spawn_blocking(move || ask(&client, addr, &attack)).await.unwrap();
+        let outcome = ask(&world, &attack);
         let seen = recorder.take();
         let right = match (&outcome, &seen) {
             (_, Seen { faults, .. }) if !faults.is_empty() => false,
@@ -243,7 +206,7 @@ async fn run(attacks: Vec<Attack>) {
             (Outcome::Answered(answer), Seen { requests, .. }) => {
                 requests.is_empty() && answer.contains("\"status\":4")
             }
-            (Outcome::Reset | Outcome::Gone, Seen { requests, .. }) => requests.is_empty(),
+            (Outcome::Reset(_) | Outcome::Gone, Seen { requests, .. }) => requests.is_empty(),
         };
         if !right {
             wrong.push(format!("{name}: {outcome:?}, upstream {seen:?}\n"));
@@ -257,59 +220,22 @@ async fn run(attacks: Vec<Attack>) {
 }
 
 /// Sends a request as the first stream of a connection of its own.
-fn ask(client: &Arc<ClientConfig>, addr: SocketAddr, attack: &Attack) -> Outcome {
-    let mut tls = raw::connect_as(client, addr).unwrap();
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(frame(SETTINGS, 0, 0, &[]));
+fn ask(world: &World, attack: &Attack) -> Outcome {
+    let mut connection = H2::new(world, &[]);
     let (body, trailers) = (!attack.body.is_empty(), !attack.trailers.is_empty());
     let last = |more| if more { 0 } else { END_STREAM };
-    bytes.extend(frame(HEADERS, END_HEADERS | last(body || trailers), 1, &block(&attack.fields)));
+    let mut bytes = frame(HEADERS, END_HEADERS | last(body || trailers), 1, &block(&attack.fields));
     if body {
         bytes.extend(frame(DATA, last(trailers), 1, attack.body.as_bytes()));
     }
     if trailers {
         bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&attack.trailers)));
     }
-    if tls.write_all(&bytes).is_err() {
-        return Outcome::Gone;
-    }
-    let mut answer = Vec::new();
-    loop {
-        let mut head = [0; 9];
-        if tls.read_exact(&mut head).is_err() {
-            return Outcome::Gone;
-        }
-        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-        if tls.read_exact(&mut payload).is_err() {
-            return Outcome::Gone;
-        }
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        match head[3] {
-            GOAWAY => return Outcome::Gone,
-            RST_STREAM if stream == 1 => return Outcome::Reset,
-            DATA => answer.extend(payload),
-            _ => {}
-        }
-        if matches!(head[3], DATA | HEADERS) && head[4] & END_STREAM != 0 {
-            return Outcome::Answered(String::from_utf8(answer).unwrap());
-        }
-    }
+    connection.wire.send(bytes);
+    connection.outcome(1)
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// Fields as HPACK literals without an index.
 fn block(fields: &Fields) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).ok().filter(|length| *length < 127).expect("a short text"));
-            block.extend(text.as_bytes());
-        }
-    }
-    block
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    frames::fields(&fields)
 }

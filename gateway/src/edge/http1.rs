@@ -27,13 +27,12 @@ use crate::exchange::{Connection, Exchange};
 use crate::policy::framing::Framing;
 use crate::policy::head::{self, Scanner};
 use crate::problem::Refusal;
+use crate::proxy::LINGER;
 
 /// Bytes of following requests that are held while one is being answered.
 const READ_AHEAD: usize = 32 * 1024;
 /// Answers are gathered up to this size before they are encrypted: a TLS record.
 const GATHER: usize = 16 * 1024;
-/// How long the rest of a refused request is read and thrown away: closing at once could destroy the answer on its way.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(worker: &Worker, tls: Tls, connection: Arc<Connection>) {

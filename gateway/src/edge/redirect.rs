@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
+use super::ACCEPT_PAUSE;
 use crate::policy::client::{Client, Clients};
 use crate::policy::head::{self, Scanner};
 use crate::problem::{Refusal, Reply, to_https};
@@ -20,7 +21,6 @@ const PLACES: usize = 256;
 const SHARE: u32 = 16;
 /// For a request and its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Redirects to the HTTPS port `port` for as long as it is polled.
 pub(crate) async fn redirect(gateway: Arc<Gateway>, listener: TcpListener, port: u16) {

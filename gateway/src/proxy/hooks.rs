@@ -11,20 +11,18 @@ use common::trace;
 use http::{StatusCode, header};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use super::{Context, Hooks, X_REQUEST_ID, exchange};
+use super::{Context, Hooks, LINGER, X_REQUEST_ID, exchange};
 use crate::exchange::Exchange;
 use crate::policy::{body, forwarding};
 use crate::problem::Refusal;
 use crate::streams;
 use crate::upstream::Failure;
 
-/// How long the rest of a refused body is read and thrown away: closing at once could destroy the answer on its way.
-const LINGER: Duration = Duration::from_secs(2);
 /// The reason is in [`Context::refusal`].
 pub(super) const REFUSED: ErrorType = ErrorType::new("Refused");
 
@@ -131,12 +129,14 @@ impl ProxyHttp for Hooks {
         peer.options.read_timeout = Some(read_timeout);
         peer.options.write_timeout = Some(timeouts.upstream_write);
         peer.options.idle_timeout = Some(timeouts.upstream_idle);
+        // Hop-by-hop fields go, and no protocol but WebSocket is asked for: what is in another would be seen by nobody.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
         Ok(Box::new(peer))
     }
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -144,11 +144,6 @@ impl ProxyHttp for Hooks {
         let told = told.map(|(exchange, client)| exchange.connection.told.headers(client, &request.headers));
         for name in &forwarding::ours(&request.headers) {
             request.remove_header(name);
-        }
-        if !streams::asks_for_websocket(session.req_header()) {
-            // No other protocol is let through, HTTP/2 in the clear above all: what is in it would be seen by nobody.
-            request.remove_header(&header::UPGRADE);
-            request.remove_header(&header::CONNECTION);
         }
         for (name, value) in told.into_iter().flatten() {
             request.insert_header(name, value)?;

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::support::World;
+
 /// A request that arrived whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -47,6 +49,20 @@ impl Recorder {
     pub fn take(&self) -> Seen {
         std::mem::take(&mut *lock(&self.seen))
     }
+}
+
+/// A gateway without tokens and rates, and the recorder behind it.
+pub async fn world() -> (World, Recorder) {
+    let recorder = Recorder::start();
+    let world = World::start_with(&[
+        "--auth=off".into(),
+        "--rate-limit=off".into(),
+        "--rate-limit-login=off".into(),
+        format!("--user-manager-url=http://{}", recorder.addr),
+    ])
+    .await;
+    world.becomes_ready().await;
+    (world, recorder)
 }
 
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
