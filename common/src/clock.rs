@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use jiff::fmt::rfc2822::{DateTimeParser, DateTimePrinter};
 use tokio::sync::watch;
 
 /// Seconds in a day.
@@ -122,6 +123,18 @@ pub fn date(time: i64) -> String {
     rfc3339(time).chars().take_while(|c| *c != 'T').collect()
 }
 
+/// Unix seconds as an HTTP date (RFC 9110): `Tue, 03 Apr 2001 00:00:00 GMT`. Empty for times before the year 0 and after
+/// 9999, which it cannot write.
+pub fn http_date(time: i64) -> String {
+    let stamp = Timestamp::from_second(time).ok();
+    stamp.and_then(|stamp| DateTimePrinter::new().timestamp_to_rfc9110_string(&stamp).ok()).unwrap_or_default()
+}
+
+/// The time of an HTTP date in Unix seconds, if it is one.
+pub fn from_http_date(text: &str) -> Option<i64> {
+    DateTimeParser::new().parse_timestamp(text).ok().map(Timestamp::as_second)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +143,13 @@ mod tests {
     fn times_are_written_in_utc_to_the_second() {
         assert_eq!(rfc3339(986_256_000), "2001-04-03T00:00:00Z");
         assert_eq!(date(986_256_001), "2001-04-03");
+    }
+
+    #[test]
+    fn http_dates_are_written_and_read() {
+        let text = "Tue, 03 Apr 2001 00:00:00 GMT";
+        assert_eq!((http_date(986_256_000).as_str(), from_http_date(text)), (text, Some(986_256_000)));
+        assert_eq!(from_http_date("yesterday"), None);
     }
 
     #[tokio::test]

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Form, Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use common::clock::DAY;
+use common::clock::{DAY, http_date};
 use common::types::{Direction, Icao};
 use serde::Deserialize;
 use serde_json::json;
@@ -47,12 +47,16 @@ async fn watch(
 ) -> Response {
     let faults = *lock(&replay.faults);
     faults.latency.pass().await;
-    let response = if faults.outage {
+    let mut response = if faults.outage {
         (StatusCode::SERVICE_UNAVAILABLE, "an outage was asked for").into_response()
     } else {
         next.run(request).await
     };
     replay.stats.count(endpoint, response.status());
+    // The clock that is replayed, not the machine's.
+    if let Ok(date) = HeaderValue::try_from(http_date(replay.clock.now())) {
+        response.headers_mut().insert(header::DATE, date);
+    }
     response
 }
 
