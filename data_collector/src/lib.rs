@@ -50,6 +50,7 @@ use crate::window::Grid;
 const MIGRATIONS: &[(&str, &str)] = &[
     ("flights", include_str!("../migrations/0001_flights.sql")),
     ("outbox", include_str!("../migrations/0002_outbox.sql")),
+    ("pause", include_str!("../migrations/0004_pause.sql")),
 ];
 
 /// What the handlers share.

@@ -1,6 +1,7 @@
 //! How the collection stands, and how to hurry it.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State as Shared;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::State;
+use crate::collector::WINDOW_CREDITS;
 use crate::dto::WindowView;
 use crate::error::Error;
 
@@ -21,33 +23,51 @@ pub(super) async fn status(
     Shared(state): Shared<State>,
     Caller(claims): Caller,
 ) -> Result<Json<Value>, Error> {
-    let mut breaker = json!({"state": state.breaker.state().name(), "counters": state.breaker.counters()});
-    if let Some(until) = state.breaker.refuses_until(std::time::Instant::now()) {
-        breaker["trial_in_s"] = until.saturating_duration_since(std::time::Instant::now()).as_secs().into();
-    }
-    let now = state.flight_clock.now();
-    let remaining = state.store.credits(now.div_euclid(DAY)).await?.unwrap_or(state.daily_credits);
-    let time = |time: i64| (time != 0).then(|| rfc3339(time));
+    let (now, store) = (state.flight_clock.now(), &state.store);
     let mut airports = Vec::new();
-    for interest in state.store.interests(claims.sub).await? {
-        let (due, missing) = state.store.due_and_missing(interest.airport).await?;
+    for interest in store.interests(claims.sub).await? {
+        let waiting = store.due_and_missing(interest.airport).await?;
         airports.push(json!({
             "airport": interest.airport,
-            "last_window": state.store.last_window(interest.airport).await?.map(WindowView::from),
-            "lag": due,
-            "missing": missing,
+            "last_window": store.last_window(interest.airport).await?.map(WindowView::from),
+            "lag": waiting.0,
+            "missing": waiting.1,
         }));
     }
+    let waiting = store.waiting().await?.0;
+    let time = |time: i64| (time != 0).then(|| rfc3339(time));
     Ok(Json(json!({
-        "breaker": breaker,
-        "credits": {"remaining": remaining, "daily": state.daily_credits},
+        "breaker": breaker(&state),
+        "credits": credits(&state, now, waiting).await?,
         "time": rfc3339(now),
         "last_cycle": time(state.progress.last_cycle.load(Ordering::Relaxed)),
         "next_cycle": time(state.progress.next_cycle.load(Ordering::Relaxed)),
-        "waiting": state.store.waiting().await?.0,
+        "waiting": waiting,
         "obstacle": state.progress.obstacle(),
         "airports": airports,
     })))
+}
+
+fn breaker(state: &State) -> Value {
+    let mut breaker = json!({"state": state.breaker.state().name(), "counters": state.breaker.counters()});
+    if let Some(until) = state.breaker.refuses_until(Instant::now()) {
+        breaker["trial_in_s"] = until.saturating_duration_since(Instant::now()).as_secs().into();
+    }
+    breaker
+}
+
+/// What is left of the day, and which of the `waiting` windows it does not suffice for.
+async fn credits(state: &State, now: i64, waiting: i64) -> sqlx::Result<Value> {
+    let today = state.store.credits(now.div_euclid(DAY)).await?;
+    let remaining = today.map_or(state.daily_credits, |credits| credits.remaining);
+    let paused_until = today.map(|credits| credits.paused_until).filter(|until| *until > state.clock.now());
+    Ok(json!({
+        "remaining": remaining,
+        "daily": state.daily_credits,
+        "renewed_at": rfc3339((now.div_euclid(DAY) + 1) * DAY),
+        "windows_waiting": (waiting - remaining / WINDOW_CREDITS).max(0),
+        "paused_until": paused_until.map(rfc3339),
+    }))
 }
 
 #[derive(Deserialize, Default)]

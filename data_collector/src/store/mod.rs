@@ -12,6 +12,7 @@ use common::on;
 use common::types::{Account, Counts, Email, Icao, Metric, Notify, Thresholds};
 
 pub(crate) use announce::Announcer;
+pub(crate) use credit::Budget;
 pub(crate) use interests::{Evaluation, Saved, Wanted};
 pub(crate) use queries::{Cursor, Day, FlightQuery, SeenFlight};
 pub(crate) use windows::{Claim, Fetched, Stored};

@@ -1,5 +1,7 @@
 //! Windows: planned, claimed, stored.
 
+use std::collections::HashSet;
+
 use anyhow::Context;
 use common::clock::DAY;
 use common::db::{Backend, Tx};
@@ -11,13 +13,17 @@ use super::{Announcer, CountedWindow, Store, flights, lock_airport};
 use crate::opensky::Flight;
 use crate::window::{Grid, Window};
 
-/// Which window is next: due longest, then most watched, then oldest. `$2` is the database's time, `$5` the flight time.
-/// `$3` asks for a trial: a window that waits for its next attempt may be taken too, but the one with the fewest attempts
-/// first, so that windows which can never be answered do not keep the breaker open.
-const NEXT: &str = "SELECT airport, window_begin FROM airport_window AS w \
+/// Windows that may be fetched: `$2` is the database's time, `$5` the flight time, `$6` the end of the latest closed
+/// window (a clock that was ahead may have planned more). With `$3` also those that wait for their next attempt.
+const DUE: &str = "SELECT airport, window_begin FROM airport_window AS w \
      WHERE state = 'due' AND claimed_until < $2 AND (retry_at <= $2 OR $3) AND provisional_until <= $5 \
-     ORDER BY CASE WHEN $3 THEN attempts ELSE 0 END, due_since, \
-     (SELECT COUNT(*) FROM user_interest AS i WHERE i.airport = w.airport) DESC, window_begin, airport LIMIT 1";
+     AND window_end <= $6 ORDER BY";
+/// Which of them is next: due longest, then most watched, then oldest.
+const ORDER: &str = "due_since, (SELECT COUNT(*) FROM user_interest AS i WHERE i.airport = w.airport) DESC, \
+     window_begin, airport LIMIT 1";
+/// For a trial the one with the fewest attempts comes first, so that windows which can never be answered do not keep the
+/// breaker open.
+const TRIAL_FIRST: &str = "attempts, ";
 
 /// A window that this replica fetches, until a time by the database's clock.
 #[derive(Debug)]
@@ -39,8 +45,13 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
+    /// Each flight counts once, also if an answer holds it twice.
     pub(crate) fn counts(&self) -> Counts {
-        let count = |flights: &[Flight]| i64::try_from(flights.len()).unwrap_or(i64::MAX);
+        let count = |flights: &[Flight]| {
+            let distinct: HashSet<_> =
+                flights.iter().map(|flight| (&flight.icao24, flight.first_seen)).collect();
+            i64::try_from(distinct.len()).unwrap_or(i64::MAX)
+        };
         Counts { arrivals: count(&self.arrivals), departures: count(&self.departures) }
     }
 }
@@ -87,31 +98,34 @@ impl Store {
         Ok(())
     }
 
-    /// Claims the next due window for `seconds`; with `eager` also one that waits for its next attempt. `flight_now` is
-    /// the flight time.
+    /// Claims the next due window for `seconds`; for a `trial` of the breaker also one that waits for its next attempt.
+    /// `flight_now` is the flight time.
     pub(crate) async fn claim(
         &self,
         holder: &str,
         seconds: i64,
-        eager: bool,
+        trial: bool,
+        grid: Grid,
         flight_now: i64,
     ) -> anyhow::Result<Option<Claim>> {
         let mut tx = self.0.begin().await?;
         let now = tx.now().await?;
         // On PostgreSQL replicas pass over each other's choice instead of waiting for it.
         let lock = if matches!(tx, Backend::Postgres(_)) { "FOR UPDATE SKIP LOCKED" } else { "" };
+        let first = if trial { TRIAL_FIRST } else { "" };
         let sql = format!(
             "UPDATE airport_window SET claimed_by = $1, claimed_until = $4 \
-             WHERE (airport, window_begin) = ({NEXT} {lock}) \
+             WHERE (airport, window_begin) = ({DUE} {first}{ORDER} {lock}) \
              RETURNING airport, window_begin, window_end, due_since, attempts, trace"
         );
         let row: Option<DueRow> = on!(&mut tx, |tx| {
             sqlx::query_as(sqlx::AssertSqlSafe(sql))
                 .bind(holder)
                 .bind(now)
-                .bind(eager)
+                .bind(trial)
                 .bind(now + seconds)
                 .bind(flight_now)
+                .bind(grid.closed_until(flight_now))
                 .fetch_optional(&mut **tx)
                 .await?
         });
@@ -218,6 +232,15 @@ impl Store {
             )
             .fetch_one(pool)
             .await
+        })
+    }
+
+    /// The end of the newest stored window of all airports.
+    pub(crate) async fn stored_until(&self) -> sqlx::Result<Option<i64>> {
+        on!(&self.0, |pool| {
+            sqlx::query_scalar("SELECT MAX(window_end) FROM airport_window WHERE state = 'stored'")
+                .fetch_one(pool)
+                .await
         })
     }
 

@@ -55,7 +55,13 @@ async fn the_status_tells_how_collection_goes() {
         for counter in ["failures", "refused", "opened", "consecutive_failures"] {
             assert_eq!(status["breaker"]["counters"][counter], 0, "{counter}");
         }
-        assert_eq!(status["credits"], json!({"remaining": 4000 - 7 * 8, "daily": 4000}));
+        assert_eq!(
+            status["credits"],
+            json!({
+                "remaining": 4000 - 7 * 8, "daily": 4000, "renewed_at": rfc3339(TODAY + DAY),
+                "windows_waiting": 0, "paused_until": null
+            })
+        );
         assert_eq!((&status["time"], &status["last_cycle"]), (&json!(rfc3339(NOON)), &json!(rfc3339(NOON))));
         assert_eq!(status["next_cycle"], rfc3339(NOON + DAY / 2));
         assert!(status["obstacle"].is_null());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::clock::rfc3339;
 use reqwest::Method;
 use serde_json::json;
 
@@ -57,7 +58,11 @@ async fn the_days_credits_are_never_overdrawn_and_come_back_with_the_flight_day(
             })
             .await;
             let status = ada.status_when("an obstacle", used_up).await;
-            assert_eq!(status["credits"], json!({"remaining": 4, "daily": 20}));
+            let credits = &status["credits"];
+            assert_eq!((&credits["remaining"], &credits["daily"]), (&json!(4), &json!(20)));
+            // What has to wait, and until when.
+            assert_eq!(credits["windows_waiting"], 5 - day);
+            assert_eq!(credits["renewed_at"], rfc3339(TODAY + (day as i64 + 1) * DAY));
             ada.send(Method::POST, "/collect", json!({})).await;
             assert_eq!(
                 world.replay.calls().await - world.replay.answered("arrival", 401).await,

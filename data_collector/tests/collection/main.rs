@@ -5,6 +5,7 @@
 
 mod accounts;
 mod alerts;
+mod clocks;
 mod counts;
 mod credits;
 mod expected;
@@ -12,6 +13,7 @@ mod failures;
 mod held_back;
 mod interests;
 mod proxy;
+mod replicas;
 mod seed_routes;
 mod start;
 mod windows;

@@ -58,7 +58,7 @@ async fn forward(
         .unwrap();
     let headers = answer.headers().clone();
     let mut response = (answer.status(), answer.bytes().await.unwrap()).into_response();
-    for name in ["x-rate-limit-remaining", "x-rate-limit-retry-after-seconds"] {
+    for name in ["x-rate-limit-remaining", "x-rate-limit-retry-after-seconds", "date"] {
         response
             .headers_mut()
             .extend(headers.get(name).map(|value| (HeaderName::from_static(name), value.clone())));

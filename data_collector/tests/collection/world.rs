@@ -87,12 +87,14 @@ pub(crate) struct Setup<'a> {
     pub(crate) now: i64,
     /// OpenSky's id and secret.
     pub(crate) credentials: Option<(&'a str, &'a str)>,
+    /// The replay's clock is not the service's.
+    pub(crate) two_clocks: bool,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
         let replay = opensky_replay::Config { credits: 100_000, ..opensky_replay::Config::default() };
-        Setup { flags: &[], replay, now: NOON, credentials: Some(("id", "secret")) }
+        Setup { flags: &[], replay, now: NOON, credentials: Some(("id", "secret")), two_clocks: false }
     }
 }
 
@@ -100,7 +102,9 @@ pub(crate) struct World {
     pub(crate) replay: Replay,
     /// In front of the replay's flights.
     pub(crate) proxy: Proxy,
+    /// The service's clock, and the replay's where they are not two.
     pub(crate) time: Manual,
+    pub(crate) replay_time: Manual,
     pub(crate) log: Log,
     clock: Clock,
     signer: Signer,
@@ -109,11 +113,30 @@ pub(crate) struct World {
     service: Option<Service>,
 }
 
-struct Service {
+/// A running data_collector.
+pub(crate) struct Service {
     api: String,
     admin: String,
     running: JoinHandle<anyhow::Result<()>>,
     stop: DropGuard,
+}
+
+impl Service {
+    pub(crate) async fn admin(&self, path: &str) -> Response {
+        reqwest::get(format!("{}{path}", self.admin)).await.unwrap()
+    }
+
+    /// Ends it in the middle of what it does.
+    pub(crate) async fn kill(self) {
+        self.running.abort();
+        let _ = self.running.await;
+    }
+
+    /// Lets it end.
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        self.running.await.unwrap().unwrap();
+    }
 }
 
 impl World {
@@ -124,7 +147,11 @@ impl World {
     pub(crate) async fn with(db: &TestDb, setup: Setup<'_>) -> World {
         eprintln!("on {}", db.name);
         let (clock, time) = Clock::manual(setup.now);
-        let replay = Replay::start(setup.replay, clock.clone()).await;
+        let (replay_clock, replay_time) = match setup.two_clocks {
+            true => Clock::manual(setup.now),
+            false => (clock.clone(), time.clone()),
+        };
+        let replay = Replay::start(setup.replay, replay_clock).await;
         let signer = Signer::from_pkcs8("test", &Signer::generate().unwrap()).unwrap();
         let feed = serve_feed(Feed { keys: vec![signer.public().clone()], revoked: Vec::new() }).await;
         let log = Log::open(&temp_path("bus.db")).await.unwrap();
@@ -133,7 +160,6 @@ impl World {
         let defaults = [
             ("--listen", "127.0.0.1:0"),
             ("--admin-listen", "127.0.0.1:0"),
-            ("--node", "one"),
             ("--collect-lag", "0s"),
             ("--collect-settle", "0s"),
             ("--opensky-daily-credits", "100000"),
@@ -151,28 +177,34 @@ impl World {
         }
         let flags = flags.into_iter().map(str::to_owned).collect();
         let http = common::http::client(Duration::from_secs(60)).unwrap();
-        let mut world = World { replay, proxy, time, log, clock, signer, flags, http, service: None };
+        let mut world =
+            World { replay, proxy, time, replay_time, log, clock, signer, flags, http, service: None };
         world.start().await;
         world
     }
 
     /// Starts the service, with the options of before.
     pub(crate) async fn start(&mut self) {
-        let flags = std::iter::once("data_collector").chain(self.flags.iter().map(String::as_str));
-        let config = Cli::try_parse_from(flags).unwrap().config;
-        let bus = Some(Bus::Embedded(self.log.clone()));
-        let parts = Parts { flight_clock: self.clock.clone(), bus, ..Parts::default() };
-        let app = App::build(config, parts).await.unwrap();
-        let (api, admin) = (format!("http://{}", app.addr()), format!("http://{}", app.admin_addr()));
-        let token = CancellationToken::new();
-        let running = tokio::spawn(app.run(token.clone()));
-        self.service = Some(Service { api, admin, running, stop: token.drop_guard() });
+        self.service = Some(self.start_as("one").await);
         // The keys have been read when a token is accepted.
         let nobody = self.person("nobody@example.com");
         eventually("keys", async || {
             (nobody.get("/interests").await.status() == StatusCode::OK).then_some(())
         })
         .await;
+    }
+
+    /// Starts a replica under this name.
+    pub(crate) async fn start_as(&self, node: &str) -> Service {
+        let flags = std::iter::once("data_collector").chain(self.flags.iter().map(String::as_str));
+        let config = Cli::try_parse_from(flags.chain(["--node", node])).unwrap().config;
+        let bus = Some(Bus::Embedded(self.log.clone()));
+        let parts = Parts { flight_clock: self.clock.clone(), bus, ..Parts::default() };
+        let app = App::build(config, parts).await.unwrap();
+        let (api, admin) = (format!("http://{}", app.addr()), format!("http://{}", app.admin_addr()));
+        let token = CancellationToken::new();
+        let running = tokio::spawn(app.run(token.clone()));
+        Service { api, admin, running, stop: token.drop_guard() }
     }
 
     /// Sets an option for the next start.
@@ -183,16 +215,12 @@ impl World {
 
     /// Ends the service in the middle of what it does.
     pub(crate) async fn kill(&mut self) {
-        let service = self.service.take().unwrap();
-        service.running.abort();
-        let _ = service.running.await;
+        self.service.take().unwrap().kill().await;
     }
 
     /// Lets the service end.
     pub(crate) async fn stop(&mut self) {
-        let service = self.service.take().unwrap();
-        drop(service.stop);
-        service.running.await.unwrap().unwrap();
+        self.service.take().unwrap().stop().await;
     }
 
     pub(crate) fn person(&self, email: &str) -> Person<'_> {
@@ -207,7 +235,7 @@ impl World {
     }
 
     pub(crate) async fn admin(&self, path: &str) -> Response {
-        self.http.get(format!("{}{path}", self.service.as_ref().unwrap().admin)).send().await.unwrap()
+        self.service.as_ref().unwrap().admin(path).await
     }
 
     /// What lies in the topic to-alert-system.

@@ -1,0 +1,67 @@
+//! What is told of the collection.
+
+use std::sync::atomic::AtomicI64;
+use std::sync::{Mutex, PoisonError};
+
+use common::telemetry::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+/// What /status tells of the collection.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Flight time; 0 before the first cycle.
+    pub(crate) last_cycle: AtomicI64,
+    /// Flight time.
+    pub(crate) next_cycle: AtomicI64,
+    /// Why nothing is collected, if so.
+    pub(crate) obstacle: Mutex<Option<String>>,
+}
+
+impl Progress {
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Without credentials nothing is ever collected.
+    pub(crate) fn lacks_credentials(&self) {
+        let why = "nothing is collected: OPENSKY_CLIENT_ID and OPENSKY_CLIENT_SECRET are not set";
+        tracing::warn!("{why}");
+        self.set_obstacle(Some(why.to_owned()));
+    }
+
+    pub(super) fn set_obstacle(&self, obstacle: Option<String>) {
+        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+    }
+}
+
+/// What the collector reports.
+pub(crate) struct Meters {
+    pub(super) stored: Counter,
+    pub(super) failed: Counter,
+    pub(super) due: Gauge,
+    pub(super) breaker: Gauge,
+    pub(super) credits: Gauge,
+}
+
+impl Meters {
+    pub(crate) fn new(metrics: &mut Metrics) -> Meters {
+        let meters = Meters {
+            stored: Counter::default(),
+            failed: Counter::default(),
+            due: Gauge::default(),
+            breaker: Gauge::default(),
+            credits: Gauge::default(),
+        };
+        metrics.register("stored_windows", "Windows collected and stored", meters.stored.clone());
+        metrics.register("failed_windows", "Attempts to collect a window that failed", meters.failed.clone());
+        metrics.register("due_windows", "Windows that wait to be collected", meters.due.clone());
+        metrics.register(
+            "breaker_state",
+            "Circuit breaker: 0 closed, 1 half open, 2 open",
+            meters.breaker.clone(),
+        );
+        metrics.register("credits_remaining", "Credits with OpenSky left today", meters.credits.clone());
+        meters
+    }
+}

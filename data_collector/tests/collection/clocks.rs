@@ -1,0 +1,107 @@
+//! Clocks that move, and clocks that are wrong: nothing is counted twice, nothing too early.
+
+use common::clock::rfc3339;
+use common::testing::eventually;
+use serde_json::json;
+
+use crate::expected::DAY;
+use crate::world::{NOON, Setup, TODAY, World, databases, expected_days};
+
+#[tokio::test]
+async fn a_clock_that_jumps_back_and_forth_stores_each_window_once() {
+    for db in databases().await {
+        let world = World::new(&db, &["--collect-backfill", "3d"]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        ada.collected().await;
+        for moved in [2, -3, 1, -1, 3] {
+            world.time.set(NOON + moved * DAY);
+            // Backwards too a cycle begins: the next one would be days away.
+            let cycle = rfc3339(NOON + moved * DAY);
+            ada.status_when("a cycle", |status| status["last_cycle"] == cycle && status["waiting"] == 0).await;
+        }
+        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 3 * DAY, TODAY + 3 * DAY));
+        assert_eq!(world.replay.answered("departure", 200).await, 6);
+        // The interest was made on the first of these days.
+        let messages = world.messages_when(4).await;
+        let begins: Vec<i64> = messages.iter().map(|message| message.window_begin).collect();
+        assert_eq!(begins, [TODAY - DAY, TODAY, TODAY + DAY, TODAY + 2 * DAY]);
+    }
+}
+
+#[tokio::test]
+async fn what_has_not_happened_by_openskys_clock_is_not_counted() {
+    for db in databases().await {
+        let setup = Setup { flags: &["--collect-backfill", "2d"], two_clocks: true, ..Setup::default() };
+        let world = World::with(&db, setup).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        ada.collected().await;
+        let flights = ada.json("/airports/KBTV/flights").await;
+        // Four hundred days ahead, and OpenSky has no flights there.
+        world.time.set(NOON + 400 * DAY);
+        let wrong = |status: &serde_json::Value| {
+            status["obstacle"].as_str().is_some_and(|text| text.contains("clock")) && status["waiting"] == 400
+        };
+        ada.status_when("an obstacle", wrong).await;
+        // Only the window of today was asked for.
+        assert_eq!(world.replay.answered("departure", 200).await, 3);
+        assert_eq!(ada.json("/interests/KBTV").await["last_window"]["end"], rfc3339(TODAY));
+        assert_eq!(world.messages().await.len(), 1);
+
+        // Nor are flights removed as if they were old.
+        assert_eq!(ada.json("/airports/KBTV/flights").await, flights);
+
+        // It is put right, and time goes on: what was planned is collected when it has closed, and not before.
+        world.time.set(NOON);
+        ada.status_when("a cycle", |status| status["last_cycle"] == rfc3339(NOON)).await;
+        for time in [&world.time, &world.replay_time] {
+            time.set(NOON + DAY);
+        }
+        // Collection pauses for an hour when clocks differ; a restart is sooner.
+        drop(ada);
+        let mut world = world;
+        world.stop().await;
+        world.start().await;
+        let ada = world.person("ada@example.com");
+        eventually("the next day", async || {
+            (ada.daily("KBTV").await == expected_days("KBTV", TODAY - 2 * DAY, TODAY + DAY)).then_some(())
+        })
+        .await;
+        assert_eq!(world.replay.answered("departure", 200).await, 4);
+        assert_eq!(world.messages_when(2).await.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn no_flights_yet_by_openskys_clock_is_not_a_zero() {
+    for db in databases().await {
+        let setup = Setup {
+            flags: &["--collect-backfill", "1d", "--collect-lag", "0s", "--collect-settle", "36h"],
+            // Arrivals of the day that ends now come at night: there are none yet.
+            now: TODAY + DAY,
+            two_clocks: true,
+            ..Setup::default()
+        };
+        let world = World::with(&db, setup).await;
+        // A minute is within what clocks may differ.
+        world.replay_time.set(TODAY + DAY - 30);
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        eventually("both directions were asked for", async || {
+            (world.replay.answered("departure", 200).await == 1).then_some(())
+        })
+        .await;
+        assert_eq!(world.replay.answered("arrival", 404).await, 1);
+        let status = ada.status_when("given back", |status| status["waiting"] == 1).await;
+        assert!(status["obstacle"].is_null(), "{status}");
+        assert!(ada.daily("KBTV").await.is_empty());
+        for time in [&world.time, &world.replay_time] {
+            time.set(NOON + 3 * DAY);
+        }
+        eventually("the days", async || {
+            (ada.daily("KBTV").await == expected_days("KBTV", TODAY, TODAY + 3 * DAY)).then_some(())
+        })
+        .await;
+    }
+}
