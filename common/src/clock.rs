@@ -127,7 +127,9 @@ pub fn date(time: i64) -> String {
 /// 9999, which it cannot write.
 pub fn http_date(time: i64) -> String {
     let stamp = Timestamp::from_second(time).ok();
-    stamp.and_then(|stamp| DateTimePrinter::new().timestamp_to_rfc9110_string(&stamp).ok()).unwrap_or_default()
+    stamp
+        .and_then(|stamp| DateTimePrinter::new().timestamp_to_rfc9110_string(&stamp).ok())
+        .unwrap_or_default()
 }
 
 /// The time of an HTTP date in Unix seconds, if it is one.

@@ -150,7 +150,8 @@ impl Collector {
             }
             // The breaker's trial does not wait for a window's next attempt.
             let trial = self.breaker.wants_trial();
-            let claim = self.store.claim(&self.node, self.claim_for, trial, self.grid, self.clock.now()).await?;
+            let claim =
+                self.store.claim(&self.node, self.claim_for, trial, self.grid, self.clock.now()).await?;
             let Some(claim) = claim else { return Ok(Pause::Idle) };
             let day = self.clock.now().div_euclid(DAY);
             if let Some(pause) = self.lacks_credits(&claim, day).await? {

@@ -175,7 +175,8 @@ async fn read(response: Response, direction: Direction, window: Window) -> Calle
         StatusCode::NOT_FOUND => Ok(Vec::new()),
         StatusCode::TOO_MANY_REQUESTS => {
             let seconds = number(&response, "x-rate-limit-retry-after-seconds");
-            let pause = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PAUSE, Duration::from_secs);
+            let pause =
+                seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PAUSE, Duration::from_secs);
             Err(Error::RateLimited(pause.clamp(Duration::from_secs(1), LONGEST_PAUSE)))
         }
         status => Err(Error::Fault(Fault::Server, format!("OpenSky answered {status}"))),

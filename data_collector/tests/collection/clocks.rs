@@ -18,7 +18,8 @@ async fn a_clock_that_jumps_back_and_forth_stores_each_window_once() {
             world.time.set(NOON + moved * DAY);
             // Backwards too a cycle begins: the next one would be days away.
             let cycle = rfc3339(NOON + moved * DAY);
-            ada.status_when("a cycle", |status| status["last_cycle"] == cycle && status["waiting"] == 0).await;
+            ada.status_when("a cycle", |status| status["last_cycle"] == cycle && status["waiting"] == 0)
+                .await;
         }
         assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 3 * DAY, TODAY + 3 * DAY));
         assert_eq!(world.replay.answered("departure", 200).await, 6);

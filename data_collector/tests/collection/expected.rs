@@ -10,7 +10,7 @@ pub(crate) const DAY: i64 = 86_400;
 /// The tape repeats after four weeks.
 const TAPE: i64 = 28 * DAY;
 /// Airports that the tests look at.
-const AIRPORTS: [&str; 4] = ["KJFK", "KBTV", "KORF", "KEGE"];
+const AIRPORTS: [&str; 8] = ["KJFK", "KBTV", "KORF", "KEGE", "KABE", "KTYR", "KBZN", "KCRW"];
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -18,3 +18,4 @@ mod seed_routes;
 mod start;
 mod windows;
 mod world;
+mod year;
