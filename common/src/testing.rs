@@ -12,6 +12,10 @@ use uuid::Uuid;
 
 use crate::db::Backend;
 
+/// A Kafka broker inside the process, which a test can take away.
+#[cfg(feature = "kafka")]
+pub use rdkafka::mocking::MockCluster;
+
 /// A fresh database of its own for one test: a SQLite file, and a PostgreSQL database when `TEST_DATABASE_URL`
 /// names a server.
 pub struct TestDb {

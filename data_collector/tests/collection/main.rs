@@ -5,6 +5,8 @@
 
 mod accounts;
 mod alerts;
+#[cfg(feature = "kafka")]
+mod broker;
 mod clocks;
 mod counts;
 mod credits;

@@ -89,12 +89,15 @@ pub(crate) struct Setup<'a> {
     pub(crate) credentials: Option<(&'a str, &'a str)>,
     /// The replay's clock is not the service's.
     pub(crate) two_clocks: bool,
+    /// Instead of the log.
+    pub(crate) bus: Option<Bus>,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
         let replay = opensky_replay::Config { credits: 100_000, ..opensky_replay::Config::default() };
-        Setup { flags: &[], replay, now: NOON, credentials: Some(("id", "secret")), two_clocks: false }
+        let credentials = Some(("id", "secret"));
+        Setup { flags: &[], replay, now: NOON, credentials, two_clocks: false, bus: None }
     }
 }
 
@@ -106,6 +109,7 @@ pub(crate) struct World {
     pub(crate) time: Manual,
     pub(crate) replay_time: Manual,
     pub(crate) log: Log,
+    bus: Bus,
     clock: Clock,
     signer: Signer,
     flags: Vec<String>,
@@ -155,6 +159,7 @@ impl World {
         let signer = Signer::from_pkcs8("test", &Signer::generate().unwrap()).unwrap();
         let feed = serve_feed(Feed { keys: vec![signer.public().clone()], revoked: Vec::new() }).await;
         let log = Log::open(&temp_path("bus.db")).await.unwrap();
+        let bus = setup.bus.unwrap_or_else(|| Bus::Embedded(log.clone()));
         let (proxy, proxied) = Proxy::start(&replay.url).await;
         let (api, token) = (format!("{proxied}/api"), format!("{}/token", replay.url));
         let defaults = [
@@ -178,7 +183,7 @@ impl World {
         let flags = flags.into_iter().map(str::to_owned).collect();
         let http = common::http::client(Duration::from_secs(60)).unwrap();
         let mut world =
-            World { replay, proxy, time, replay_time, log, clock, signer, flags, http, service: None };
+            World { replay, proxy, time, replay_time, log, bus, clock, signer, flags, http, service: None };
         world.start().await;
         world
     }
@@ -198,8 +203,8 @@ impl World {
     pub(crate) async fn start_as(&self, node: &str) -> Service {
         let flags = std::iter::once("data_collector").chain(self.flags.iter().map(String::as_str));
         let config = Cli::try_parse_from(flags.chain(["--node", node])).unwrap().config;
-        let bus = Some(Bus::Embedded(self.log.clone()));
-        let parts = Parts { flight_clock: self.clock.clone(), bus, ..Parts::default() };
+        let (flight_clock, bus) = (self.clock.clone(), Some(self.bus.clone()));
+        let parts = Parts { flight_clock, bus, ..Parts::default() };
         let app = App::build(config, parts).await.unwrap();
         let (api, admin) = (format!("http://{}", app.addr()), format!("http://{}", app.admin_addr()));
         let token = CancellationToken::new();
@@ -257,8 +262,7 @@ impl World {
     pub(crate) async fn forget(&self, person: &Person<'_>) {
         let message = UserForgotten { account: person.account, email: person.email.clone() };
         let record = Record::of(&message, &Trace::start()).unwrap();
-        let bus = Bus::Embedded(self.log.clone());
-        bus.publish(vec![record]).await.into_iter().for_each(Result::unwrap);
+        self.bus.publish(vec![record]).await.into_iter().for_each(Result::unwrap);
     }
 }
 
