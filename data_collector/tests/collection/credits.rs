@@ -88,3 +88,52 @@ async fn calls_without_an_answer_use_up_no_credits() {
         ada.status_when("the credits are back", whole).await;
     }
 }
+
+#[tokio::test]
+async fn a_pause_outlives_a_restart() {
+    for db in databases().await {
+        let mut world = World::new(&db, &["--collect-backfill", "2d"]).await;
+        let ada = world.person("ada@example.com");
+        world.replay.faults(json!({"credits_remaining": 0})).await;
+        ada.put("KBTV", json!({})).await;
+        ada.status_when("a pause", |status| status["credits"]["paused_until"].is_string()).await;
+        drop(ada);
+        world.stop().await;
+        // There would be credits again, but nobody is to ask before midnight.
+        world.replay.faults(json!({"credits_remaining": 1000})).await;
+        world.start().await;
+        let ada = world.person("ada@example.com");
+        let status = ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
+        assert!(status["obstacle"].as_str().unwrap().contains("used up"), "{status}");
+        assert_eq!(world.replay.stats().await["arrival"], json!({"429": 1}));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_charged_and_what_was_not_asked_is_not() {
+    for db in databases().await {
+        let flags =
+            ["--opensky-daily-credits", "100", "--breaker-failure-threshold", "1", "--breaker-timeout", "1h"];
+        let world = World::new(&db, &flags).await;
+        let ada = world.person("ada@example.com");
+        world.replay.faults(json!({"truncate_rate": 1.0})).await;
+        ada.put("KBTV", json!({})).await;
+        ada.status_when("open", |status| status["breaker"]["state"] == "open").await;
+        // Arrivals were answered, departures not asked for any more.
+        let charged = |status: &serde_json::Value| status["credits"]["remaining"] == 96;
+        ada.status_when("one call is charged", charged).await;
+    }
+}
+
+#[tokio::test]
+async fn what_opensky_says_is_left_overrules_the_plan() {
+    for db in databases().await {
+        let world = World::new(&db, &["--opensky-daily-credits", "4000"]).await;
+        let ada = world.person("ada@example.com");
+        // Somebody else has used the account.
+        world.replay.faults(json!({"credits_remaining": 60})).await;
+        ada.put("KBTV", json!({})).await;
+        let status = ada.collected().await;
+        assert_eq!(status["credits"]["remaining"], 60 - 7 * 8);
+    }
+}

@@ -110,3 +110,47 @@ async fn another_window_length_begins_at_the_next_midnight_and_no_flight_is_left
         }
     }
 }
+
+#[tokio::test]
+async fn a_service_that_starts_days_late_catches_up_oldest_first() {
+    for db in databases().await {
+        let mut world = World::new(&db, &["--collect-backfill", "1d"]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        ada.collected().await;
+        drop(ada);
+        world.stop().await;
+        world.time.set(NOON + 9 * DAY);
+        world.start().await;
+        let ada = world.person("ada@example.com");
+        ada.collected().await;
+        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - DAY, TODAY + 9 * DAY));
+        let begins: Vec<i64> =
+            world.messages_when(10).await.iter().map(|message| message.window_begin).collect();
+        assert_eq!(begins, (-1..9).map(|day| TODAY + day * DAY).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn flights_go_when_they_are_old_and_counts_stay() {
+    for db in databases().await {
+        let world = World::new(&db, &["--collect-backfill", "5d", "--flight-retention", "2d"]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        ada.collected().await;
+        world.time.advance(std::time::Duration::from_secs(DAY as u64));
+        ada.collected().await;
+        // The cycle that planned the new day counted from the newest window of then.
+        let kept_from = TODAY - 2 * DAY;
+        let (old, kept) = (format!("to={}", kept_from - DAY), format!("from={}", kept_from + DAY));
+        eventually("the old ones are gone", async || {
+            let page = ada.json(&format!("/airports/KBTV/flights?limit=1000&{old}")).await;
+            page["items"].as_array().unwrap().is_empty().then_some(())
+        })
+        .await;
+        let page = ada.json(&format!("/airports/KBTV/flights?limit=1000&{kept}")).await;
+        let (arrivals, departures) = expected::counts("KBTV", kept_from + DAY, TODAY + DAY);
+        assert!(page["items"].as_array().unwrap().len() as i64 >= arrivals + departures);
+        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 5 * DAY, TODAY + DAY));
+    }
+}
