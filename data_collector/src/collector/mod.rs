@@ -165,6 +165,7 @@ impl Collector {
                 self.store.release(&claim, Some(attempt::retry_in(&claim))).await?;
             }
             self.tell_transition(before).await?;
+            self.observe().await;
             if let Some(pause) = done? {
                 return Ok(pause);
             }
