@@ -48,7 +48,7 @@ impl Collector {
         day: i64,
         token: &CancellationToken,
     ) -> anyhow::Result<Option<Pause>> {
-        let Some(asked) = token.run_until_cancelled(ask(opensky, claim)).await else {
+        let Some(asked) = token.run_until_cancelled(self.ask(opensky, claim)).await else {
             self.store.release(claim, None).await?;
             return Ok(None);
         };
@@ -57,6 +57,26 @@ impl Collector {
             Ok(fetched) => self.keep(claim, &fetched, asked.date).await,
             Err(error) => self.failed(claim, error).await,
         }
+    }
+
+    /// Asks for the arrivals and, when there is an answer, for the departures.
+    async fn ask(&self, opensky: &OpenSky, claim: &Claim) -> Asked {
+        let call = async |direction| {
+            let called = opensky.flights(claim.airport, direction, claim.window).await;
+            self.meters.count(called.outcome());
+            called
+        };
+        let charge = |called: &Called| if called.charged { CALL_CREDITS } else { 0 };
+        let arrived = call(Direction::Arrivals).await;
+        let (refund, credits, date) = (WINDOW_CREDITS - charge(&arrived), arrived.credits, arrived.date);
+        let arrivals = match arrived.flights {
+            Ok(arrivals) => arrivals,
+            Err(error) => return Asked { fetched: Err(error), refund, credits, date },
+        };
+        let departed = call(Direction::Departures).await;
+        let refund = refund - charge(&departed);
+        let fetched = departed.flights.map(|departures| Fetched { arrivals, departures });
+        Asked { fetched, refund, credits: departed.credits.or(credits), date }
     }
 
     /// Stores a window, unless it is too early to believe it. The time is the earlier one of this machine and OpenSky
@@ -169,19 +189,4 @@ struct Asked {
     credits: Option<i64>,
     /// The earlier answer's time by OpenSky's clock, Unix seconds.
     date: Option<i64>,
-}
-
-/// Asks for the arrivals and, when there is an answer, for the departures.
-async fn ask(opensky: &OpenSky, claim: &Claim) -> Asked {
-    let charge = |called: &Called| if called.charged { CALL_CREDITS } else { 0 };
-    let arrived = opensky.flights(claim.airport, Direction::Arrivals, claim.window).await;
-    let (refund, credits, date) = (WINDOW_CREDITS - charge(&arrived), arrived.credits, arrived.date);
-    let arrivals = match arrived.flights {
-        Ok(arrivals) => arrivals,
-        Err(error) => return Asked { fetched: Err(error), refund, credits, date },
-    };
-    let departed = opensky.flights(claim.airport, Direction::Departures, claim.window).await;
-    let refund = refund - charge(&departed);
-    let fetched = departed.flights.map(|departures| Fetched { arrivals, departures });
-    Asked { fetched, refund, credits: departed.credits.or(credits), date }
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Mutex, PoisonError};
 
 use common::telemetry::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 /// What /status tells of the collection.
@@ -42,6 +44,12 @@ pub(crate) struct Meters {
     pub(super) due: Gauge,
     pub(super) breaker: Gauge,
     pub(super) credits: Gauge,
+    calls: Family<Call, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Call {
+    outcome: &'static str,
 }
 
 impl Meters {
@@ -52,6 +60,7 @@ impl Meters {
             due: Gauge::default(),
             breaker: Gauge::default(),
             credits: Gauge::default(),
+            calls: Family::default(),
         };
         metrics.register("stored_windows", "Windows collected and stored", meters.stored.clone());
         metrics.register("failed_windows", "Attempts to collect a window that failed", meters.failed.clone());
@@ -62,6 +71,12 @@ impl Meters {
             meters.breaker.clone(),
         );
         metrics.register("credits_remaining", "Credits with OpenSky left today", meters.credits.clone());
+        metrics.register("opensky_calls", "Calls for flights by how they ended", meters.calls.clone());
         meters
+    }
+
+    /// Counts a call to OpenSky.
+    pub(super) fn count(&self, outcome: &'static str) {
+        self.calls.get_or_create(&Call { outcome }).inc();
     }
 }

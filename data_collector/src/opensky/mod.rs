@@ -50,6 +50,21 @@ impl Called {
     fn failed(error: Error) -> Called {
         Called { flights: Err(error), charged: false, credits: None, date: None }
     }
+
+    /// How it ended, in one word for metrics.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match &self.flights {
+            Ok(flights) if flights.is_empty() => "no_flights",
+            Ok(_) => "flights",
+            Err(Error::Fault(Fault::Connect, _)) => "connect",
+            Err(Error::Fault(Fault::Timeout, _)) => "timeout",
+            Err(Error::Fault(Fault::Server, _)) => "server",
+            Err(Error::Fault(Fault::Decode, _)) => "decode",
+            Err(Error::RateLimited(_)) => "rate_limited",
+            Err(Error::Rejected(_)) => "rejected",
+            Err(Error::Refused(_)) => "refused",
+        }
+    }
 }
 
 /// Kinds of failure, for `BREAKER_EXPECTED_ERRORS`.

@@ -116,6 +116,7 @@ async fn the_admin_port_tells_health_readiness_and_metrics() {
         for line in [
             "stored_windows_total{service=\"data_collector\",node=\"one\"} 2",
             "breaker_state{service=\"data_collector\",node=\"one\"} 0",
+            "opensky_calls_total{service=\"data_collector\",node=\"one\",outcome=\"flights\"} 4",
         ] {
             assert!(metrics.contains(line), "{line} is not in\n{metrics}");
         }
