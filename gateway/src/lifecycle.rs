@@ -76,7 +76,12 @@ impl Default for Lifecycle {
 impl Lifecycle {
     /// A connection that was just accepted.
     pub(crate) fn connection(&self, peer: SocketAddr, told: Peer) -> Arc<Connection> {
-        Arc::new(Connection::new(peer, told, self.newcomers.token()))
+        Arc::new(Connection::new(peer, told, self.newcomer()))
+    }
+
+    /// Holds the drain for a moment at most: one who may be about to ask.
+    pub(crate) fn newcomer(&self) -> TaskTrackerToken {
+        self.newcomers.token()
     }
 
     /// Holds the drain until it is dropped: one request.

@@ -7,7 +7,9 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use support::{LONG, World, eventually, raw};
+use support::echo::LARGE;
+use support::frames::{H2, INITIAL_WINDOW_SIZE, Outcome, WINDOW_UPDATE, setting};
+use support::{LONG, World, eventually, raw, timeouts};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -36,6 +38,59 @@ async fn a_request_in_flight_is_answered_and_nothing_new_is_accepted() {
         assert!(answer.text().await.unwrap().contains("/slow"));
         timeout(LONG, world.running).await.unwrap().unwrap().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_a_slow_client_has_not_taken_yet_arrives_whole_over_http2() {
+    let world = World::with_config(&timeouts(&[])).await;
+    let authorization = format!("Bearer {}", world.token());
+    // The client allows all of it at once.
+    let mut connection = H2::new(&world, &setting(INITIAL_WINDOW_SIZE, 1 << 20));
+    connection.send(WINDOW_UPDATE, 0, 0, &(1u32 << 20).to_be_bytes());
+    connection.get(1, "/data_collector/large", &[("authorization", &authorization)]);
+    // The service and Pingora are done with it, and the client has read nothing.
+    eventually(async || {
+        let (_, metrics) = world.admin("/metrics").await;
+        let mut lines = metrics.lines();
+        lines.any(|line| {
+            line.contains("requests_total{") && line.contains("data_collector") && line.ends_with(" 1")
+        })
+    })
+    .await;
+    world.stop.cancel();
+    // Longer than a client may take to go when there is nothing more for it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    match connection.outcome(1) {
+        Outcome::Answered(body) => assert_eq!(body.len(), LARGE),
+        other => panic!("{other:?}"),
+    }
+    timeout(LONG, world.running).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plain_port_answers_what_had_begun_before_the_stop() {
+    let world = World::with_config("redirect_listen = \"127.0.0.1:0\"\n").await;
+    let connect = || std::net::TcpStream::connect(world.redirect.unwrap()).unwrap();
+    let rest = |mut tcp: std::net::TcpStream| {
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let mut begun = connect();
+    begun.write_all(b"GET / HTTP/1.1\r\nHo").unwrap();
+    // That half has arrived when somebody who came later is answered.
+    let mut later = connect();
+    later.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert!(rest(later).starts_with("HTTP/1.1 301"));
+    let _silent = connect();
+    world.stop.cancel();
+    eventually(async || TcpStream::connect(world.addr).await.is_err()).await;
+    // Longer than is waited for those who say nothing.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!world.running.is_finished());
+    begun.write_all(b"st: a\r\n\r\n").unwrap();
+    assert!(rest(begun).starts_with("HTTP/1.1 301"));
+    timeout(LONG, world.running).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use support::wire::Wire;
 use support::{World, eventually, problem};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Addresses of this machine, so clients are told apart.
 const OTHER: [u8; 4] = [127, 0, 0, 2];
@@ -256,6 +257,25 @@ async fn the_plain_port_only_sends_to_https() {
         assert_eq!(answer.headers()["location"], location, "{method}");
     }
     assert_eq!(world.user_manager.served(), 0);
+}
+
+#[tokio::test]
+async fn the_plain_port_keeps_every_byte_of_a_target_and_names_its_problems() {
+    let world = World::with_config("redirect_listen = \"127.0.0.1:0\"\n").await;
+    let plain = world.redirect.unwrap();
+    let ask = |request: &'static [u8]| async move {
+        let mut tcp = tokio::net::TcpStream::connect(plain).await.unwrap();
+        tcp.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        tcp.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = ask(b"GET /caf\xc3\xa9?\xff HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let location = format!("location: https://a:{}/caf", world.addr.port());
+    let location = [location.as_bytes(), b"\xc3\xa9?\xff\r\n"].concat();
+    assert!(answer.windows(location.len()).any(|line| line == location), "{}", answer.escape_ascii());
+    let answer = ask(b"GET / HTTP/1.1\r\n\r\n").await;
+    support::wire::one_problem(&String::from_utf8(answer).unwrap(), 400, "bad-request");
 }
 
 #[tokio::test]

@@ -66,6 +66,10 @@ pub(super) async fn serve(worker: &Worker, tls: Tls, connection: Arc<Connection>
         let idle = async {
             requests.wait().await;
             sleep(if told { GOODBYE } else { settings.timeouts.idle }).await;
+            // The library may have the end of an answer that Pingora is done with. Who takes none of it is cut below.
+            while alarm.blocked.load(Ordering::Relaxed) {
+                sleep(GOODBYE).await;
+            }
         };
         tokio::select! {
             accepted = HttpSession::from_h2_conn(&mut client, digest.clone()) => match accepted {
@@ -133,11 +137,14 @@ async fn answer(worker: Worker, session: HttpSession, exchange: Arc<Exchange>) {
     }
 }
 
-/// Says that the client floods.
+/// What the loop has to know of the stream below the library.
 #[derive(Debug, Default)]
 struct Alarm {
+    /// The client floods.
     raised: AtomicBool,
     notify: Notify,
+    /// There is more to write than the client takes.
+    blocked: AtomicBool,
 }
 
 impl Alarm {
@@ -161,6 +168,16 @@ pub(crate) struct Http2Stream {
     patience: Duration,
     /// Runs while a head is on its way.
     head: Option<Pin<Box<Sleep>>>,
+}
+
+impl Http2Stream {
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.alarm.blocked.store(written.is_pending(), Ordering::Relaxed);
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.flood.sent(bytes);
+        }
+        written
+    }
 }
 
 impl AsyncRead for Http2Stream {
@@ -200,9 +217,8 @@ impl AsyncWrite for Http2Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.tls).poll_write(context, bytes))?;
-        self.flood.sent(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.tls).poll_write(context, bytes);
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -210,9 +226,8 @@ impl AsyncWrite for Http2Stream {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.tls).poll_write_vectored(context, slices))?;
-        self.flood.sent(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.tls).poll_write_vectored(context, slices);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -220,7 +235,9 @@ impl AsyncWrite for Http2Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(context)
+        let flushed = Pin::new(&mut self.tls).poll_flush(context);
+        self.alarm.blocked.store(flushed.is_pending(), Ordering::Relaxed);
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use common::trace;
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::ACCEPT_PAUSE;
 use crate::policy::client::{Client, Clients};
@@ -31,9 +33,10 @@ pub(crate) async fn redirect(gateway: Arc<Gateway>, listener: TcpListener, port:
             Ok((tcp, peer)) => {
                 let Some(share) = clients.enter(Client::of(peer.ip())) else { continue };
                 let gateway = gateway.clone();
+                let newcomer = gateway.lifecycle.newcomer();
                 tokio::spawn(async move {
                     let patience = gateway.settings.timeouts.head.min(PATIENCE);
-                    let _ = timeout(patience, answer(&gateway, tcp, port)).await;
+                    let _ = timeout(patience, answer(&gateway, tcp, port, newcomer)).await;
                     drop((place, share));
                 });
             }
@@ -46,10 +49,16 @@ pub(crate) async fn redirect(gateway: Arc<Gateway>, listener: TcpListener, port:
 }
 
 /// Answers one request and closes.
-async fn answer(gateway: &Gateway, mut tcp: TcpStream, port: u16) -> std::io::Result<()> {
+async fn answer(
+    gateway: &Gateway,
+    mut tcp: TcpStream,
+    port: u16,
+    newcomer: TaskTrackerToken,
+) -> std::io::Result<()> {
     let peer = tcp.peer_addr()?;
     let began = Instant::now();
     let mut bytes = BytesMut::new();
+    let mut _holds_drain = newcomer;
     let mut scanner = Scanner::default();
     let judged = loop {
         match scanner.find_end(&bytes) {
@@ -61,14 +70,11 @@ async fn answer(gateway: &Gateway, mut tcp: TcpStream, port: u16) -> std::io::Re
         if tcp.read_buf(&mut bytes).await? == 0 {
             return Ok(());
         }
+        _holds_drain = gateway.lifecycle.request();
     };
-    let answer = gateway.answer_head(
-        peer,
-        judged.unwrap_or_else(|refusal| refusal.reply("")),
-        began,
-        None,
-        bytes.starts_with(b"HEAD "),
-    );
+    let id = trace::new_request_id();
+    let reply = judged.unwrap_or_else(|refusal| refusal.reply(&id));
+    let answer = gateway.answer_head(peer, reply, began, id, bytes.starts_with(b"HEAD "));
     tcp.write_all(&answer).await?;
     tcp.shutdown().await?;
     // What is still on its way would turn the end into a reset, and that could destroy the answer.

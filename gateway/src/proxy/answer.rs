@@ -63,7 +63,7 @@ impl Gateway {
     ) -> Vec<u8> {
         let kept = request_id.and_then(|id| std::str::from_utf8(id).ok()).filter(|id| trace::is_sane(id));
         let id = kept.map_or_else(trace::new_request_id, str::to_owned);
-        self.answer_head(peer, refusal.reply(&id), began, Some(id), bare)
+        self.answer_head(peer, refusal.reply(&id), began, id, bare)
     }
 
     /// The bytes of an answer outside Pingora, accounted for; a `bare` one has no body, because HEAD asked for it.
@@ -72,27 +72,22 @@ impl Gateway {
         peer: SocketAddr,
         reply: Reply,
         began: Instant,
-        id: Option<String>,
+        id: String,
         bare: bool,
     ) -> Vec<u8> {
-        let id = id.unwrap_or_else(trace::new_request_id);
         let status = reply.status;
-        let mut bytes =
-            format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or(""));
-        let mut line = |name: &str, value: &str| {
-            bytes.extend([name, ": ", value, "\r\n"]);
+        let reason = status.canonical_reason().unwrap_or("");
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        let mut line = |name: &str, value: &[u8]| {
+            bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
         };
-        for (name, value) in &reply.headers {
-            line(name.as_str(), value.to_str().unwrap_or_default());
+        for (name, value) in reply.headers.iter().chain(&SECURITY) {
+            line(name.as_str(), value.as_bytes());
         }
-        line("content-length", &reply.body.len().to_string());
-        line("x-request-id", &id);
-        for (name, value) in &SECURITY {
-            line(name.as_str(), value.to_str().unwrap_or_default());
-        }
-        line("connection", "close");
-        bytes.push_str("\r\n");
-        let mut bytes = bytes.into_bytes();
+        line("content-length", reply.body.len().to_string().as_bytes());
+        line("x-request-id", id.as_bytes());
+        line("connection", b"close");
+        bytes.extend(b"\r\n");
         if !bare {
             bytes.extend_from_slice(&reply.body);
         }

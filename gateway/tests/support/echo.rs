@@ -17,6 +17,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
+/// The length of the answer to `/large`, in bytes: more than sockets hold, less than the gateway's HTTP/2 library.
+pub const LARGE: usize = 380 * 1024;
+
 /// A service in the test's process. It has a runtime of its own, so that it can be killed with all its connections.
 pub struct Echo {
     pub addr: SocketAddr,
@@ -113,6 +116,9 @@ async fn echo(State(gate): State<Gate>, request: Request) -> Response {
     let mut headers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, value) in &head.headers {
         headers.entry(name.as_str()).or_default().push(value.to_str().unwrap_or("?"));
+    }
+    if head.uri.path() == "/large" {
+        return vec![b'x'; LARGE].into_response();
     }
     let seen = json!({
         "service": gate.name,

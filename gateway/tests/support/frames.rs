@@ -16,6 +16,9 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 0x1;
 pub const END_HEADERS: u8 = 0x4;
 
+/// A setting: what may be sent on a stream before more is allowed.
+pub const INITIAL_WINDOW_SIZE: u16 = 4;
+
 /// The error code of a connection that asks for too much.
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
