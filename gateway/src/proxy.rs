@@ -16,7 +16,7 @@ use http::{HeaderName, Method, header};
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, Session};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::access_log::{AccessLog, Entry};
@@ -114,6 +114,8 @@ pub(crate) struct Context {
     client: Option<IpAddr>,
     claims: Option<Arc<Claims>>,
     received: u64,
+    /// Pays for a body that was waited for: Pingora keeps it until the end.
+    kept: Option<OwnedSemaphorePermit>,
     tried: Tried,
     /// Its place at the service.
     in_flight: Option<InFlight>,
@@ -137,6 +139,7 @@ impl Context {
             client: None,
             claims: None,
             received: 0,
+            kept: None,
             tried: Tried::default(),
             in_flight: None,
             // nginx's word for a client that did not wait.

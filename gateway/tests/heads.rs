@@ -3,8 +3,10 @@
 
 mod support;
 
-use support::World;
+use std::io::Write;
+
 use support::wire::{Wire, one_problem, own};
+use support::{World, raw};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_breaks_the_rules_is_a_400_of_our_own() {
@@ -72,6 +74,51 @@ async fn bodies_that_break_their_framing_reach_nobody_as_a_second_request() {
         let answers = world.raw(format!("{head}{body}{smuggled}")).await;
         assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{body:?}: {answers}");
         assert!(answers.starts_with("HTTP/1.1 400"), "{body:?}: {answers}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_a_broken_body_reaches_a_client_that_sends_on() {
+    let world = World::start().await;
+    for (target, expect) in
+        [("/user_manager/login", ""), ("/user_manager/login", "Expect: 100-continue\r\n"), ("/nope", "")]
+    {
+        let begun =
+            format!("POST {target} HTTP/1.1\r\nHost: a\r\n{expect}Transfer-Encoding: chunked\r\n\r\n");
+        let (addr, cert) = (world.addr, world.cert.clone());
+        let answers = tokio::task::spawn_blocking(move || {
+            let mut tls = raw::connect(addr, &cert, &rustls::version::TLS13, &["http/1.1"]).unwrap();
+            tls.write_all(begun.as_bytes()).unwrap();
+            // Long since no size of a chunk.
+            for _ in 0..64 {
+                tls.write_all(&[b'x'; 16 * 1024]).unwrap();
+            }
+            // Neither did the connection break nor does it now.
+            raw::read_to_close(&mut tls)
+        });
+        let answers = answers.await.unwrap();
+        let answer = answers.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
+        match target {
+            "/nope" => assert!(answer.starts_with("HTTP/1.1 404"), "{answer}"),
+            _ => one_problem(answer, 400, "bad-request"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_connection_names_are_for_the_gateway_alone() {
+    let world = World::start().await;
+    let login = "POST /user_manager/login HTTP/1.1\r\nHost: a\r\nX-Hop: 1\r\nX-Other: 2\r\n";
+    for (connection, passes) in
+        [("", true), ("Connection: X-Hop\r\n", false), ("Connection: close, x-hop\r\n", false)]
+    {
+        let mut wire = Wire::http1(&world);
+        wire.send(format!("{login}{connection}Content-Length: 0\r\n\r\n"));
+        let answer = wire.answer();
+        let seen: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(seen["headers"].get("x-hop").is_some(), passes, "{connection:?}: {seen}");
+        assert_eq!(seen["headers"]["x-other"], serde_json::json!(["2"]), "{connection:?}: {seen}");
+        assert_eq!(seen["headers"].get("connection"), None, "{connection:?}: {seen}");
     }
 }
 

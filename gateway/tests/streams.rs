@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::auth::Revocation;
 use common::types::Account;
+use support::frames::{DATA, END_HEADERS, H2, HEADERS, RST_STREAM, request};
 use support::streaming::Streaming;
 use support::wire::{self, Wire};
 use support::{LONG, NOW, World, eventually, problem, timeouts};
@@ -114,6 +115,42 @@ async fn events_are_passed_on_as_they_happen_on_both_protocols() {
         drop((answer, client));
         upstream.is_hung_up().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_over_http2_may_have_a_request_body_that_goes_on() {
+    let upstream = Streaming::start().await;
+    let world = world(&upstream, TIGHT).await;
+    let mut connection = H2::new(&world, &[]);
+    let authorization = format!("Bearer {}", world.token());
+    let headers = [("authorization", authorization.as_str()), ("accept", "text/event-stream")];
+    connection.send(HEADERS, END_HEADERS, 1, &request("POST", "/data_collector/events", &headers));
+    upstream.is_listened_to().await;
+    // Longer than nothing may come of a body, and then more than a body may have.
+    assert!(connection.wire.stays_open(Duration::from_secs(3)));
+    for event in ["first", "second"] {
+        connection.send(DATA, 0, 1, &[b'x'; 1000]);
+        upstream.say(event);
+        let mut come = String::new();
+        while !come.contains(&format!("data: {event}\n\n")) {
+            let frame = connection.next().expect("the connection goes on");
+            assert_ne!(frame.kind, RST_STREAM, "{frame:?}");
+            if frame.kind == DATA {
+                come += &String::from_utf8_lossy(&frame.payload);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_upgrade_itself_goes_on_to_the_service() {
+    let upstream = Streaming::start().await;
+    let world = world(&upstream, "").await;
+    let more = WEBSOCKET.replace("Connection: Upgrade", "Connection: keep-alive, X-Hop, Upgrade\r\nX-Hop: 1");
+    let mut wire = asks(&world, "/data_collector/live", &world.token(), &more);
+    assert!(wire.until("\r\n\r\n").starts_with("HTTP/1.1 101"));
+    let head = upstream.heads().remove(0);
+    assert!(head.contains("\r\nconnection: upgrade\r\n") && !head.contains("x-hop"), "{head}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

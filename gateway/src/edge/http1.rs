@@ -85,6 +85,8 @@ pub(crate) struct Http1Stream {
     body: Framing,
     /// The client sends nothing more.
     ended: bool,
+    /// Pingora knows that the body broke a rule; what still comes of it is thrown away.
+    told: bool,
     /// Written by Pingora, not encrypted yet.
     outgoing: BytesMut,
     exchange: Option<Arc<Exchange>>,
@@ -99,6 +101,7 @@ impl Http1Stream {
             ready: 0,
             body: Framing::length(0),
             ended: false,
+            told: false,
             outgoing: BytesMut::new(),
             exchange: None,
         }
@@ -200,20 +203,27 @@ impl Http1Stream {
 
     /// Finds out how much more may be handed over. The end of the request, or of the connection, is no more.
     fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.exchange.as_ref().is_some_and(|exchange| exchange.fault().is_some()) {
-            return Poll::Ready(Err(ErrorKind::InvalidData.into()));
+        while self.told {
+            self.incoming.clear();
+            if ready!(self.poll_fill(context))? == 0 {
+                return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
+            }
         }
         loop {
             let tunnel = self.exchange.as_ref().is_some_and(|exchange| exchange.is_tunnel());
             if tunnel {
                 self.ready = self.incoming.len();
             } else if !self.body.is_done() {
-                self.ready = self.body.take(&self.incoming).map_err(|refusal| {
-                    if let Some(exchange) = &self.exchange {
-                        exchange.blame(refusal);
+                match self.body.take(&self.incoming) {
+                    Ok(ready) => self.ready = ready,
+                    Err(refusal) => {
+                        self.told = true;
+                        if let Some(exchange) = &self.exchange {
+                            exchange.blame(refusal);
+                        }
+                        return Poll::Ready(Err(ErrorKind::InvalidData.into()));
                     }
-                    io::Error::from(ErrorKind::InvalidData)
-                })?;
+                }
                 if self.body.is_done()
                     && let Some(exchange) = &self.exchange
                 {

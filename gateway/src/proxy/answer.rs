@@ -46,8 +46,15 @@ impl Gateway {
         if !bare {
             session.write_response_body(Some(reply.body), true).await?;
         }
-        if !waits && session.drain_request_body().await.is_err() {
-            session.set_keepalive(None);
+        let is_faulty = || context.exchange.as_ref().is_some_and(|exchange| exchange.fault().is_some());
+        if !is_faulty() && (waits || session.drain_request_body().await.is_ok()) {
+            return Ok(());
+        }
+        session.set_keepalive(None);
+        if is_faulty() {
+            // Where its body ends nobody knows: what still comes is read away, or it would destroy the answer.
+            session.shutdown().await;
+            let _ = session.drain_request_body().await;
         }
         Ok(())
     }

@@ -16,9 +16,9 @@ impl Hooks {
             if end {
                 exchange.body_ends();
             }
-            if exchange.is_tunnel() {
-                return Ok(());
-            }
+        }
+        if context.stream.is_some() {
+            return Ok(());
         }
         if let Some(place) = context.in_flight.as_mut().filter(|_| end) {
             place.has_arrived();
@@ -38,8 +38,10 @@ impl Hooks {
     /// slowly it comes, it costs the service nothing. Pingora keeps it for a repetition, and sends what it keeps.
     pub(super) async fn gather(&self, session: &mut Session, context: &mut Context) -> Result<()> {
         let small = body::small(&session.req_header().headers).filter(|_| !session.is_body_done());
-        let kept = small.and_then(|length| self.0.gathered.try_acquire_many(length).ok());
-        let Some(_kept) = kept else { return Ok(()) };
+        context.kept = small.and_then(|length| self.0.gathered.clone().try_acquire_many_owned(length).ok());
+        if context.kept.is_none() {
+            return Ok(());
+        }
         session.enable_retry_buffering();
         loop {
             // Over HTTP/2 Pingora itself would wait for ever.

@@ -331,6 +331,7 @@ impl Hooks {
         context.holds_drain = None;
         context.in_flight = None;
         exchange.moves();
+        exchange.body_ends();
         session.set_read_timeout(None);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             exchange.becomes_tunnel();

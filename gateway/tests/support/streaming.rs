@@ -112,10 +112,11 @@ async fn events(tcp: &mut TcpStream, shared: &Shared) -> std::io::Result<()> {
     let mut said = shared.said.subscribe();
     tcp.write_all(EVENTS.as_bytes()).await?;
     shared.listening.add_permits(1);
+    let mut body = [0; 4096];
     loop {
         tokio::select! {
             event = said.recv() => tcp.write_all(&chunk(event.unwrap_or_default().as_bytes())).await?,
-            end = tcp.read_u8() => return end.map(|_| ()),
+            read = tcp.read(&mut body) => if read? == 0 { return Ok(()) },
         }
     }
 }
