@@ -86,18 +86,19 @@ pub(crate) struct FlightQuery {
     pub(crate) limit: i64,
 }
 
-/// Each side is read along its index and cut before the two are merged.
+/// Each side is read along its index and cut before the two are merged. `$4` is the newest time that there can be: there
+/// is one such bound, because SQLite enters an index by one.
 const FLIGHTS: &str = "SELECT * FROM ( \
     SELECT * FROM (SELECT 'arrivals' AS direction, last_seen AS at, icao24, first_seen, last_seen, \
       departure_airport, arrival_airport, callsign FROM flight \
-      WHERE arrival_airport = $1 AND $2 <> 'departures' AND last_seen >= $3 AND last_seen < $4 \
-      AND last_seen <= $5 AND (last_seen, 'arrivals', icao24, first_seen) < ($5, $6, $7, $8) \
+      WHERE arrival_airport = $1 AND $2 <> 'departures' AND last_seen BETWEEN $3 AND $4 \
+      AND (last_seen, 'arrivals', icao24, first_seen) < ($5, $6, $7, $8) \
       ORDER BY last_seen DESC, icao24 DESC, first_seen DESC LIMIT $9) AS arrived \
     UNION ALL \
     SELECT * FROM (SELECT 'departures' AS direction, first_seen AS at, icao24, first_seen, last_seen, \
       departure_airport, arrival_airport, callsign FROM flight \
-      WHERE departure_airport = $1 AND $2 <> 'arrivals' AND first_seen >= $3 AND first_seen < $4 \
-      AND first_seen <= $5 AND (first_seen, 'departures', icao24, first_seen) < ($5, $6, $7, $8) \
+      WHERE departure_airport = $1 AND $2 <> 'arrivals' AND first_seen BETWEEN $3 AND $4 \
+      AND (first_seen, 'departures', icao24, first_seen) < ($5, $6, $7, $8) \
       ORDER BY first_seen DESC, icao24 DESC LIMIT $9) AS departed \
     ) AS seen ORDER BY at DESC, direction DESC, icao24 DESC, first_seen DESC LIMIT $9";
 
@@ -121,7 +122,7 @@ impl Store {
                 .bind(query.airport.as_str())
                 .bind(query.direction.map_or("all", Direction::as_str))
                 .bind(query.from)
-                .bind(query.to)
+                .bind(after.at.min(query.to.saturating_sub(1)))
                 .bind(after.at)
                 .bind(&after.direction)
                 .bind(&after.icao24)
@@ -184,8 +185,8 @@ impl Store {
     pub(crate) async fn due_and_missing(&self, airport: Icao) -> sqlx::Result<(i64, i64)> {
         on!(&self.0, |pool| {
             sqlx::query_as(
-                "SELECT COUNT(CASE WHEN state = 'due' THEN 1 END), COUNT(CASE WHEN state = 'missing' THEN 1 END) \
-                 FROM airport_window WHERE airport = $1",
+                "SELECT (SELECT COUNT(*) FROM airport_window WHERE airport = $1 AND state = 'due'), \
+                 (SELECT COUNT(*) FROM airport_window WHERE airport = $1 AND state = 'missing')",
             )
             .bind(airport.as_str())
             .fetch_one(pool)
