@@ -50,6 +50,7 @@ use crate::window::Grid;
 const MIGRATIONS: &[(&str, &str)] = &[
     ("flights", include_str!("../migrations/0001_flights.sql")),
     ("outbox", include_str!("../migrations/0002_outbox.sql")),
+    ("flights_by_time", include_str!("../migrations/0003_flights_by_time.sql")),
     ("pause", include_str!("../migrations/0004_pause.sql")),
 ];
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Context;
 use common::db::{Backend, Tx};
 use common::on;
 use common::types::Icao;
@@ -9,72 +10,85 @@ use common::types::Icao;
 use super::Store;
 use crate::opensky::Flight;
 
-/// A flight already known keeps what the new answer does not say.
-const UPSERT: &str = "ON CONFLICT (icao24, first_seen) DO UPDATE SET \
+/// A flight already known keeps what the new answer does not say. Most are put a second time, by the airport at the other
+/// end, and then nothing is written.
+const UPSERT: &str = "ON CONFLICT (first_seen, icao24) DO UPDATE SET \
      last_seen = excluded.last_seen, \
      departure_airport = COALESCE(excluded.departure_airport, flight.departure_airport), \
      arrival_airport = COALESCE(excluded.arrival_airport, flight.arrival_airport), \
-     callsign = COALESCE(excluded.callsign, flight.callsign)";
+     callsign = COALESCE(excluded.callsign, flight.callsign) \
+     WHERE flight.last_seen <> excluded.last_seen \
+     OR flight.departure_airport IS DISTINCT FROM COALESCE(excluded.departure_airport, flight.departure_airport) \
+     OR flight.arrival_airport IS DISTINCT FROM COALESCE(excluded.arrival_airport, flight.arrival_airport) \
+     OR flight.callsign IS DISTINCT FROM COALESCE(excluded.callsign, flight.callsign)";
 
 const COLUMNS: &str = "INSERT INTO flight \
-     (icao24, first_seen, last_seen, departure_airport, arrival_airport, callsign)";
+     (first_seen, icao24, last_seen, departure_airport, arrival_airport, callsign)";
 
-/// A flight as it is stored.
-struct Row {
+/// What is stored of a flight besides its key.
+struct Row<'a> {
     last_seen: i64,
-    departure_airport: Option<String>,
-    arrival_airport: Option<String>,
-    callsign: Option<String>,
+    departure_airport: Option<&'a str>,
+    arrival_airport: Option<&'a str>,
+    callsign: Option<&'a str>,
 }
 
-/// Flights by what tells them apart, so that none is twice in one statement.
-type Rows = BTreeMap<(String, i64), Row>;
+/// Flights by what tells them apart, so that none is twice in one statement; in the order of the table.
+type Rows<'a> = BTreeMap<(i64, &'a str), Row<'a>>;
 
-/// Stores the flights that were seen at an airport.
+/// Stores the flights that were seen at an airport. In one statement on either database: a round trip for each flight
+/// would take longer than the work.
 pub(super) async fn put(
     tx: &mut Tx,
     airport: Icao,
     arrivals: &[Flight],
     departures: &[Flight],
-) -> sqlx::Result<()> {
-    let here = || Some(airport.to_string());
+) -> anyhow::Result<()> {
+    let here = Some(airport.as_str());
     let mut rows = Rows::new();
     for flight in arrivals {
-        add(&mut rows, flight, flight.est_departure_airport.clone(), here());
+        add(&mut rows, flight, flight.est_departure_airport.as_deref(), here);
     }
     for flight in departures {
-        add(&mut rows, flight, here(), flight.est_arrival_airport.clone());
+        add(&mut rows, flight, here, flight.est_arrival_airport.as_deref());
     }
     match tx {
         Backend::Sqlite(tx) => {
-            let sql = format!("{COLUMNS} VALUES ($1, $2, $3, $4, $5, $6) {UPSERT}");
-            for ((icao24, first_seen), row) in &rows {
-                sqlx::query(sqlx::AssertSqlSafe(sql.as_str()))
-                    .bind(icao24)
-                    .bind(first_seen)
-                    .bind(row.last_seen)
-                    .bind(&row.departure_airport)
-                    .bind(&row.arrival_airport)
-                    .bind(&row.callsign)
-                    .execute(&mut **tx)
-                    .await?;
-            }
+            // `WHERE TRUE` tells the upsert's ON from a join's.
+            let sql = format!(
+                "{COLUMNS} SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 \
+                 FROM json_each($1) WHERE TRUE {UPSERT}"
+            );
+            let rows: Vec<_> = rows
+                .iter()
+                .map(|((first_seen, icao24), row)| {
+                    (
+                        first_seen,
+                        icao24,
+                        row.last_seen,
+                        row.departure_airport,
+                        row.arrival_airport,
+                        row.callsign,
+                    )
+                })
+                .collect();
+            let rows = serde_json::to_string(&rows).context("flights as JSON")?;
+            sqlx::query(sqlx::AssertSqlSafe(sql)).bind(rows).execute(&mut **tx).await?;
         }
-        // One statement for all: a round trip for each would take longer than the work.
         Backend::Postgres(tx) => {
             let sql = format!(
-                "{COLUMNS} SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], \
+                "{COLUMNS} SELECT * FROM UNNEST($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], \
                  $6::text[]) {UPSERT}"
             );
             let (keys, rows): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-            let (icao24, first_seen): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+            let (first_seen, icao24): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             sqlx::query(sqlx::AssertSqlSafe(sql))
-                .bind(icao24)
                 .bind(first_seen)
+                .bind(icao24)
                 .bind(rows.iter().map(|row| row.last_seen).collect::<Vec<_>>())
-                .bind(rows.iter().map(|row| row.departure_airport.clone()).collect::<Vec<_>>())
-                .bind(rows.iter().map(|row| row.arrival_airport.clone()).collect::<Vec<_>>())
-                .bind(rows.iter().map(|row| row.callsign.clone()).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.departure_airport).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.arrival_airport).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.callsign).collect::<Vec<_>>())
                 .execute(&mut **tx)
                 .await?;
         }
@@ -82,28 +96,32 @@ pub(super) async fn put(
     Ok(())
 }
 
-fn add(rows: &mut Rows, flight: &Flight, departure_airport: Option<String>, arrival_airport: Option<String>) {
-    let callsign =
-        flight.callsign.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
-    let row = rows.entry((flight.icao24.clone(), flight.first_seen)).or_insert(Row {
+fn add<'a>(
+    rows: &mut Rows<'a>,
+    flight: &'a Flight,
+    departure_airport: Option<&'a str>,
+    arrival_airport: Option<&'a str>,
+) {
+    let callsign = flight.callsign.as_deref().map(str::trim).filter(|text| !text.is_empty());
+    let row = rows.entry((flight.first_seen, &flight.icao24)).or_insert(Row {
         last_seen: flight.last_seen,
         departure_airport: None,
         arrival_airport: None,
         callsign: None,
     });
-    row.departure_airport = departure_airport.or(row.departure_airport.take());
-    row.arrival_airport = arrival_airport.or(row.arrival_airport.take());
-    row.callsign = callsign.or(row.callsign.take());
+    row.departure_airport = departure_airport.or(row.departure_airport);
+    row.arrival_airport = arrival_airport.or(row.arrival_airport);
+    row.callsign = callsign.or(row.callsign);
 }
 
 impl Store {
-    /// Removes some thousand of the flights that ended before `time`; says whether there may be more. In slices, so that
+    /// Removes some thousand of the flights that began before `time`; says whether there may be more. In slices, so that
     /// nobody waits long for a database that is removing.
     pub(crate) async fn prune_flights(&self, time: i64) -> sqlx::Result<bool> {
         let removed = on!(&self.0, |pool| {
             sqlx::query(
-                "DELETE FROM flight WHERE (icao24, first_seen) IN \
-                 (SELECT icao24, first_seen FROM flight WHERE last_seen < $1 LIMIT 5000)",
+                "DELETE FROM flight WHERE (first_seen, icao24) IN (SELECT first_seen, icao24 FROM flight \
+                 WHERE first_seen < $1 ORDER BY first_seen, icao24 LIMIT 5000)",
             )
             .bind(time)
             .execute(pool)
