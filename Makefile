@@ -18,10 +18,9 @@ test: ## every check and test; starts PostgreSQL and Kafka for them where it can
 	@tools/prepare.sh
 	@tools/test.sh
 
-bench: ## the standalone's start and memory, and the gateway beside nginx (ONLY="cpu handshakes", PAIRS=5)
+bench: ## the standalone's start, flights stored and asked for, the gateway beside nginx (BENCH=gateway ONLY="cpu rate")
 	@tools/prepare.sh
-	@bench/startup.sh
-	@bench/gateway.sh
+	@for bench in $(or $(BENCH),startup collection gateway); do "bench/$$bench.sh" || exit; done
 
 soak: ## kills the standalone again and again (ROUNDS=20), and the gateway under faults and load (ONLY="slow drain")
 	@tools/prepare.sh

@@ -5,6 +5,8 @@
 
 mod airports;
 mod api;
+#[doc(hidden)]
+pub mod bench;
 mod circuit_breaker;
 mod collector;
 mod config;

@@ -1,6 +1,7 @@
 //! All SQL of data_collector.
 
 mod announce;
+mod bench;
 mod credit;
 mod flights;
 mod interests;

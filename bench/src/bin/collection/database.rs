@@ -1,0 +1,89 @@
+//! A database that is there for the bench alone.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use common::db::{Backend, Db, migrations};
+use common::on;
+use secrecy::SecretString;
+use sqlx::AssertSqlSafe;
+use url::Url;
+
+/// Its name on a PostgreSQL server; one that an earlier run left is removed.
+const NAME: &str = "vedetta_bench";
+
+pub(crate) struct Database {
+    pub(crate) url: SecretString,
+    made_by: MadeBy,
+}
+
+enum MadeBy {
+    File(PathBuf),
+    Server(Db),
+}
+
+impl Database {
+    /// Makes it, empty: `sqlite:DIRECTORY` or a server, `postgres://…`.
+    pub(crate) async fn create(place: &str) -> anyhow::Result<Database> {
+        if let Some(directory) = place.strip_prefix("sqlite:") {
+            let file = PathBuf::from(directory).join(format!("{NAME}.db"));
+            let url = format!("sqlite:{}", file.display()).into();
+            remove_files(&file)?;
+            return Ok(Database { url, made_by: MadeBy::File(file) });
+        }
+        let server = common::db::open(&place.into(), &migrations(&[])).await?;
+        execute(&server, format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")).await?;
+        execute(&server, format!("CREATE DATABASE {NAME}")).await?;
+        let mut url = Url::parse(place).context("the server's address")?;
+        url.set_path(NAME);
+        Ok(Database { url: url.to_string().into(), made_by: MadeBy::Server(server) })
+    }
+
+    /// How many flights are stored.
+    pub(crate) async fn flights(&self) -> anyhow::Result<i64> {
+        let db = self.open().await?;
+        let count = on!(&db, |pool| sqlx::query_scalar("SELECT COUNT(*) FROM flight").fetch_one(pool).await)?;
+        db.close().await;
+        Ok(count)
+    }
+
+    /// Has PostgreSQL count what its planner goes by, as autovacuum does a while after many changes. SQLite is left as the
+    /// product leaves it.
+    pub(crate) async fn analyze(&self) -> anyhow::Result<()> {
+        let db = self.open().await?;
+        if let Backend::Postgres(_) = &db {
+            execute(&db, "VACUUM ANALYZE".to_owned()).await?;
+        }
+        db.close().await;
+        Ok(())
+    }
+
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
+        match self.made_by {
+            MadeBy::File(file) => remove_files(&file),
+            MadeBy::Server(server) => execute(&server, format!("DROP DATABASE {NAME} WITH (FORCE)")).await,
+        }
+    }
+
+    async fn open(&self) -> anyhow::Result<Db> {
+        // Its tables are the service's.
+        let mut as_it_is = migrations(&[]);
+        as_it_is.set_ignore_missing(true);
+        common::db::open(&self.url, &as_it_is).await
+    }
+}
+
+async fn execute(db: &Db, sql: String) -> anyhow::Result<()> {
+    on!(db, |pool| sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()))?;
+    Ok(())
+}
+
+fn remove_files(file: &Path) -> anyhow::Result<()> {
+    for end in ["", "-wal", "-shm"] {
+        match std::fs::remove_file(format!("{}{end}", file.display())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
