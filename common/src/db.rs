@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, Postgres, SqlStr, Sqlite, SqlitePool, Transaction};
@@ -85,23 +85,41 @@ pub async fn open(url: &SecretString, migrations: &Migrator) -> anyhow::Result<D
         opened
             .map_err(|error| StartError::new(format!("DATABASE_URL: the file cannot be opened: {error}")))?;
     }
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    let migrate = async {
-        loop {
-            match on!(&db, |pool| migrations.run(pool).await) {
-                Err(error) if is_away(&error) => {
-                    tracing::warn!(%error, "the database does not answer; waiting for it");
-                    tokio::time::sleep(backoff.next_wait()).await;
-                }
-                done => return done,
-            }
-        }
-    };
-    tokio::time::timeout(START_WAIT, migrate)
+    tokio::time::timeout(START_WAIT, answers(&db))
         .await
         .context("the database did not answer for a minute")?
-        .context("the database's tables cannot be brought up to date")?;
+        .context("the database refuses")?;
+    migrate(&db, migrations).await.context("the database's tables cannot be brought up to date")?;
     Ok(db)
+}
+
+/// Waits until the database answers.
+async fn answers(db: &Db) -> sqlx::Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        match db.ping().await {
+            Err(error) if is_away(&error) => {
+                tracing::warn!(%error, "the database does not answer; waiting for it");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Takes as long as it takes: a migration may copy a large table, and wait for another replica's.
+async fn migrate(db: &Db, migrations: &Migrator) -> Result<(), MigrateError> {
+    match db {
+        Backend::Sqlite(pool) => migrations.run(pool).await,
+        Backend::Postgres(pool) => {
+            let unbounded = [("statement_timeout", "0"), ("lock_timeout", "0")];
+            let options = PgConnectOptions::clone(&pool.connect_options()).options(unbounded);
+            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+            let done = migrations.run(&pool).await;
+            pool.close().await;
+            done
+        }
+    }
 }
 
 fn connect(url: &str) -> Result<Db, StartError> {
@@ -128,8 +146,7 @@ fn connect(url: &str) -> Result<Db, StartError> {
     }
 }
 
-fn is_away(error: &sqlx::migrate::MigrateError) -> bool {
-    let sqlx::migrate::MigrateError::Execute(error) = error else { return false };
+fn is_away(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)
         // cannot_connect_now: PostgreSQL is starting up
         || error.as_database_error().is_some_and(|e| e.code().as_deref() == Some("57P03"))

@@ -146,6 +146,21 @@ async fn replicas_that_start_at_once_make_the_tables_once() {
 }
 
 #[tokio::test]
+async fn a_migration_may_take_longer_than_a_request() {
+    let Some(url) = common::testing::postgres("common::db").await else { return };
+    let sql = "CREATE TABLE bound AS SELECT current_setting('statement_timeout') AS while_migrating";
+    let steps = vec![Migration::new(1, "bound".into(), MigrationType::Simple, sql.into_sql_str(), false)];
+    let db = db::open(&url, &Migrator::with_migrations(steps)).await.unwrap();
+    let Db::Postgres(pool) = db else { panic!("not PostgreSQL") };
+    let bounds: (String, String) =
+        sqlx::query_as("SELECT while_migrating, current_setting('statement_timeout') FROM bound")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    assert_eq!(bounds, ("0".into(), "30s".into()));
+}
+
+#[tokio::test]
 async fn a_wrong_url_stops_the_start_and_is_not_repeated() {
     let bad = [
         "",
