@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How fast data_collector stores flights, and how fast it answers at one and at ten million of them, on SQLite and on
 # PostgreSQL. Exit code 1 when a target is missed.
-# usage: bench/collection.sh             (Linux, about six minutes and 3 GB of disk)
+# usage: bench/collection.sh             (Linux, about six minutes, 3 GB of disk)
 #   ONLY="sqlite ingest"      some of: sqlite postgres (both when neither is named), windows ingest queries (likewise)
 #   TEST_DATABASE_URL=        a PostgreSQL server, on which the database vedetta_bench is made anew; by default the one of
 #                             tools/services.sh, which is started, and stopped again, if it does not run
