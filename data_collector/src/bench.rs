@@ -97,7 +97,9 @@ impl Loader {
         };
         let (nothing, mut stored) = (nothing(), 0);
         let day = self.days.front().context("a day")?;
-        while let Some(claim) = self.store.claim("bench", 300, false, self.next + DAY).await? {
+        while let Some(claim) =
+            self.store.claim("bench", 300, false, Grid { length: DAY, lag: 0 }, self.next + DAY).await?
+        {
             let fetched = day.get(&claim.airport).unwrap_or(&nothing);
             self.store.store_window(&claim, fetched, &announcer, self.next + DAY).await?;
             stored += 1;

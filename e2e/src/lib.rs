@@ -21,8 +21,13 @@ pub use common::testing::{PATIENCE, eventually};
 /// Waits, if midnight UTC is near, until it is past. Tests that run real processes by the real date call this first: a day
 /// that closes in the middle would be one more than they count.
 pub async fn away_from_midnight() {
+    away_from_midnight_by(180).await;
+}
+
+/// The same for a test that takes up to so many seconds.
+pub async fn away_from_midnight_by(seconds: i64) {
     let left = 86_400 - common::clock::Clock::System.now().rem_euclid(86_400);
-    if left < 180 {
+    if left < seconds {
         tokio::time::sleep(Duration::from_secs(left.unsigned_abs() + 1)).await;
     }
 }
