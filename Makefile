@@ -22,10 +22,11 @@ bench: ## the standalone's start, flights stored and asked for, the gateway besi
 	@tools/prepare.sh
 	@for bench in $(or $(BENCH),startup collection gateway); do "bench/$$bench.sh" || exit; done
 
-soak: ## kills the standalone again and again (ROUNDS=20), and the gateway under faults and load (ONLY="slow drain")
+soak: ## kills the standalone again and again; the gateway under faults and load; collections through faults and kills
 	@tools/prepare.sh
 	@tools/soak.sh
 	@tools/soak_gateway.sh
+	@tools/soak_collection.sh
 
 fuzz: ## the gateway's normal form of request targets against libFuzzer's inventions (SECONDS_EACH=60)
 	@tools/fuzz.sh

@@ -6,7 +6,7 @@ use common::clock::{date, rfc3339};
 use common::types::{Condition, Direction, Icao, Invalid, Metric, Notify};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::store::{CountedWindow, Interest, SeenFlight};
+use crate::store::{CountedWindow, Interest, SeenFlight, Standing};
 use crate::window::as_rfc3339;
 
 /// What may be said of an interest: what is left out stays as it is, `null` clears a threshold.
@@ -42,16 +42,10 @@ pub(crate) struct InterestView {
 }
 
 impl InterestView {
-    pub(crate) fn new(
-        interest: Interest,
-        airport_name: String,
-        last: Option<CountedWindow>,
-        has_data: bool,
-        no_data_since: Option<i64>,
-    ) -> InterestView {
-        let state = match last {
+    pub(crate) fn new(interest: Interest, airport_name: String, standing: Standing) -> InterestView {
+        let state = match standing.last {
             None => "waiting",
-            Some(_) if !has_data => "no_data",
+            Some(_) if !standing.has_data => "no_data",
             Some(last) => match interest.thresholds.crossed(interest.metric.of(last.counts)) {
                 Some((Condition::High, _)) => "high",
                 Some((Condition::Low, _)) => "low",
@@ -65,9 +59,9 @@ impl InterestView {
             high_value: interest.thresholds.high(),
             metric: interest.metric,
             notify: interest.notify,
-            last_window: last.map(WindowView::from),
+            last_window: standing.last.map(WindowView::from),
             state,
-            no_data_since: no_data_since.map(rfc3339),
+            no_data_since: standing.no_data_since.map(rfc3339),
             created_at: rfc3339(interest.created_at),
             updated_at: rfc3339(interest.updated_at),
         }

@@ -1,5 +1,7 @@
 //! Interests, and the link that ends one.
 
+use std::collections::HashMap;
+
 use axum::Extension;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
@@ -13,7 +15,7 @@ use serde::Deserialize;
 use crate::State;
 use crate::dto::{InterestFields, InterestView, Page};
 use crate::error::Error;
-use crate::store::{Evaluation, Interest, Saved, Wanted};
+use crate::store::{Evaluation, Interest, Saved, Standing, Wanted};
 
 impl State {
     /// Makes or changes an interest.
@@ -52,12 +54,15 @@ impl State {
     }
 
     pub(crate) async fn view(&self, interest: Interest) -> Result<InterestView, Error> {
-        let airport = interest.airport;
-        let name =
-            self.announcer.catalogue.get(airport).map(|airport| airport.name.clone()).unwrap_or_default();
-        let last = self.store.last_window(airport).await?;
-        let no_data_since = self.store.no_data_since(airport).await?;
-        Ok(InterestView::new(interest, name, last, self.store.has_data(airport).await?, no_data_since))
+        let standings = self.store.standings(interest.account, Some(interest.airport)).await?;
+        Ok(self.view_as(interest, &standings))
+    }
+
+    fn view_as(&self, interest: Interest, standings: &HashMap<Icao, Standing>) -> InterestView {
+        let airport = self.announcer.catalogue.get(interest.airport);
+        let name = airport.map(|airport| airport.name.clone()).unwrap_or_default();
+        let standing = standings.get(&interest.airport).copied().unwrap_or_default();
+        InterestView::new(interest, name, standing)
     }
 }
 
@@ -125,11 +130,10 @@ pub(super) async fn list_interests(
     Shared(state): Shared<State>,
     Caller(claims): Caller,
 ) -> Result<Json<Page<InterestView>>, Error> {
-    let mut items = Vec::new();
-    for interest in state.store.interests(claims.sub).await? {
-        items.push(state.view(interest).await?);
-    }
-    Ok(Json(Page::whole(items)))
+    let interests = state.store.interests(claims.sub).await?;
+    let standings = state.store.standings(claims.sub, None).await?;
+    let views = interests.into_iter().map(|interest| state.view_as(interest, &standings));
+    Ok(Json(Page::whole(views.collect())))
 }
 
 pub(super) async fn get_interest(

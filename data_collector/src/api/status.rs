@@ -18,22 +18,24 @@ use crate::State;
 use crate::collector::WINDOW_CREDITS;
 use crate::dto::WindowView;
 use crate::error::Error;
+use crate::store::Standing;
 
 pub(super) async fn status(
     Shared(state): Shared<State>,
     Caller(claims): Caller,
 ) -> Result<Json<Value>, Error> {
     let (now, store) = (state.flight_clock.now(), &state.store);
-    let mut airports = Vec::new();
-    for interest in store.interests(claims.sub).await? {
-        let waiting = store.due_and_missing(interest.airport).await?;
-        airports.push(json!({
-            "airport": interest.airport,
-            "last_window": store.last_window(interest.airport).await?.map(WindowView::from),
-            "lag": waiting.0,
-            "missing": waiting.1,
-        }));
-    }
+    let mut standings: Vec<_> = store.standings(claims.sub, None).await?.into_iter().collect();
+    standings.sort_unstable_by_key(|(airport, _)| *airport);
+    let airport = |(airport, standing): (Icao, Standing)| {
+        json!({
+            "airport": airport,
+            "last_window": standing.last.map(WindowView::from),
+            "lag": standing.due,
+            "missing": standing.missing,
+        })
+    };
+    let airports: Vec<Value> = standings.into_iter().map(airport).collect();
     let waiting = store.waiting().await?.0;
     let time = |time: i64| (time != 0).then(|| rfc3339(time));
     Ok(Json(json!({

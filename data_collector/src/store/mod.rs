@@ -6,6 +6,7 @@ mod credit;
 mod flights;
 mod interests;
 mod queries;
+mod standing;
 mod windows;
 
 use common::db::{Db, Tx};
@@ -16,6 +17,7 @@ pub(crate) use announce::Announcer;
 pub(crate) use credit::Budget;
 pub(crate) use interests::{Evaluation, Saved, Wanted};
 pub(crate) use queries::{Cursor, Day, FlightQuery, SeenFlight};
+pub(crate) use standing::Standing;
 pub(crate) use windows::{Claim, Fetched, Stored};
 
 use crate::window::Window;

@@ -6,8 +6,7 @@ use common::clock::DAY;
 use common::types::{Account, Counts, Direction, Icao, Invalid};
 use common::{on, row};
 
-use super::windows::CountRow;
-use super::{CountedWindow, FIRST_DATA, Store};
+use super::{FIRST_DATA, Store};
 
 row! {
     /// A flight as it was seen at an airport, on one side of it. Times are Unix seconds.
@@ -154,57 +153,6 @@ impl Store {
             .bind(to)
             .bind(DAY)
             .fetch_all(pool)
-            .await
-        })
-    }
-
-    /// Whether a flight was ever counted at an airport.
-    pub(crate) async fn has_data(&self, airport: Icao) -> sqlx::Result<bool> {
-        let first: Option<i64> = on!(&self.0, |pool| sqlx::query_scalar(FIRST_DATA)
-            .bind(airport.as_str())
-            .fetch_one(pool)
-            .await?);
-        Ok(first.is_some())
-    }
-
-    /// The latest stored window of an airport.
-    pub(crate) async fn last_window(&self, airport: Icao) -> sqlx::Result<Option<CountedWindow>> {
-        let row: Option<CountRow> = on!(&self.0, |pool| {
-            sqlx::query_as(
-                "SELECT window_begin, window_end, arrivals, departures FROM airport_window \
-                 WHERE airport = $1 AND state = 'stored' ORDER BY window_begin DESC LIMIT 1",
-            )
-            .bind(airport.as_str())
-            .fetch_optional(pool)
-            .await?
-        });
-        Ok(row.map(CountRow::counted))
-    }
-
-    /// How many windows of an airport are due, and how many are missing: given up, never to be collected.
-    pub(crate) async fn due_and_missing(&self, airport: Icao) -> sqlx::Result<(i64, i64)> {
-        on!(&self.0, |pool| {
-            sqlx::query_as(
-                "SELECT (SELECT COUNT(*) FROM airport_window WHERE airport = $1 AND state = 'due'), \
-                 (SELECT COUNT(*) FROM airport_window WHERE airport = $1 AND state = 'missing')",
-            )
-            .bind(airport.as_str())
-            .fetch_one(pool)
-            .await
-        })
-    }
-
-    /// Since when there has been no data: the begin of the oldest stored window after the last one with flights; `None`
-    /// when the last window has some, or none is stored.
-    pub(crate) async fn no_data_since(&self, airport: Icao) -> sqlx::Result<Option<i64>> {
-        on!(&self.0, |pool| {
-            sqlx::query_scalar(
-                "SELECT MIN(window_begin) FROM airport_window WHERE airport = $1 AND state = 'stored' \
-                 AND window_begin > COALESCE((SELECT MAX(window_begin) FROM airport_window \
-                   WHERE airport = $1 AND state = 'stored' AND arrivals + departures > 0), -1)",
-            )
-            .bind(airport.as_str())
-            .fetch_one(pool)
             .await
         })
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::expected::DAY;
 use crate::world::{Setup, TODAY, World, databases, expected_days};
 
-const AIRPORTS: [&str; 4] = ["KJFK", "KBTV", "KORF", "KEGE"];
+const AIRPORTS: [&str; 4] = ["KJFK", "KBTV", "KORF", "KABE"];
 
 async fn postgres() -> Option<TestDb> {
     databases().await.into_iter().find(|db| db.name == "postgres")
