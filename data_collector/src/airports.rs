@@ -6,6 +6,8 @@ use std::io::Read;
 use anyhow::Context;
 use common::types::Icao;
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 static CATALOGUE: &[u8] = include_bytes!("../data/airports.csv.gz");
 
@@ -39,6 +41,12 @@ impl Catalogue {
         self.0.binary_search_by_key(&icao, |airport| airport.icao).ok().map(|place| &self.0[place])
     }
 
+    /// The airport with this IATA code.
+    pub(crate) fn with_iata(&self, code: &str) -> Option<&Airport> {
+        let is_it = |airport: &&Airport| airport.iata.eq_ignore_ascii_case(code);
+        self.0.iter().find(is_it).filter(|_| !code.is_empty())
+    }
+
     /// The `count` codes that are most like `icao`.
     pub(crate) fn nearest(&self, icao: Icao, count: usize) -> Vec<Icao> {
         let mut codes: Vec<(Reverse<u32>, Icao)> = self
@@ -59,16 +67,18 @@ impl Catalogue {
         codes.into_iter().map(|(_, icao)| icao).collect()
     }
 
-    /// Airports whose code is `query`, then those whose name or city begins with it, then those that contain it.
+    /// Airports whose code is `query`, then those whose name or city begins with it, then those in whose name or city all
+    /// its words are. Case and accents do not matter.
     pub(crate) fn search(&self, query: &str, count: usize) -> Vec<&Airport> {
-        let query = query.trim().to_lowercase();
+        let query = folded(query.trim());
+        let words: Vec<&str> = query.split_whitespace().collect();
         let rank = |airport: &Airport| {
-            let (name, city) = (airport.name.to_lowercase(), airport.city.to_lowercase());
+            let (name, city) = (folded(&airport.name), folded(&airport.city));
             let code = |code: &str| code.eq_ignore_ascii_case(&query);
             match () {
                 () if code(airport.icao.as_str()) || code(&airport.iata) => Some(0),
                 () if city.starts_with(&query) || name.starts_with(&query) => Some(1),
-                () if city.contains(&query) || name.contains(&query) => Some(2),
+                () if words.iter().all(|word| city.contains(word) || name.contains(word)) => Some(2),
                 () => None,
             }
         };
@@ -81,6 +91,14 @@ impl Catalogue {
         found.sort_by_key(|(rank, without_iata, _)| (*rank, *without_iata));
         found.into_iter().take(count).map(|(_, _, airport)| airport).collect()
     }
+}
+
+/// In lower case, without accents.
+fn folded(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    text.nfd().filter(|letter| !is_combining_mark(*letter)).collect::<String>().to_lowercase()
 }
 
 #[cfg(test)]
@@ -98,6 +116,10 @@ mod tests {
             |query, icao| catalogue.search(query, 5).iter().any(|airport| airport.icao.as_str() == icao);
         assert!(finds("John F Kennedy", "KJFK"));
         assert!(finds("catania", "LICC"));
+        for zurich in ["zurich", "ZÜRICH", "Zürich"] {
+            assert!(finds(zurich, "LSZH"), "{zurich}");
+        }
+        assert!(finds("kennedy new york", "KJFK"));
         assert!(catalogue.search("no such place", 5).is_empty());
     }
 

@@ -60,6 +60,10 @@ pub(crate) struct Counters {
     pub(crate) refused: u64,
     /// Times it opened.
     pub(crate) opened: u64,
+    /// Times it became half open.
+    pub(crate) half_opened: u64,
+    /// Times it closed again.
+    pub(crate) closed: u64,
     /// Failures in a row up to now.
     pub(crate) consecutive_failures: u32,
 }
@@ -91,6 +95,12 @@ impl Machine {
     }
 
     fn enter(&mut self, state: State) {
+        let transitions = match state {
+            State::Closed { .. } => &mut self.counters.closed,
+            State::Open { .. } => &mut self.counters.opened,
+            State::HalfOpen { .. } => &mut self.counters.half_opened,
+        };
+        *transitions += 1;
         self.state = state;
         self.generation += 1;
     }
@@ -148,7 +158,6 @@ impl Machine {
                 }
             }
             (State::Closed { .. } | State::HalfOpen { .. }, Outcome::Failure) => {
-                self.counters.opened += 1;
                 self.enter(State::Open { since: now });
             }
             // No call is admitted while open, so none of this generation can end.
@@ -299,44 +308,156 @@ mod tests {
         trial.record(Outcome::Success, now);
     }
 
-    proptest! {
-        /// Whatever happens: never a second trial beside the first, and never open before its reason.
-        #[test]
-        fn it_keeps_its_promises(steps in prop::collection::vec((0u8..4, 0u64..40), 1..200)) {
-            let (breaker, mut now) = (CircuitBreaker::new(SETTINGS), Instant::now());
-            let mut out = Vec::new();
-            let mut in_a_row = 0;
-            for (step, seconds) in steps {
-                now += Duration::from_secs(seconds);
-                let before = breaker.state();
-                match step {
-                    0 => if let Ok(permit) = breaker.admit(now) {
-                        if let State::Open { since } = before {
-                            prop_assert!(now >= since + SETTINGS.timeout);
+    #[test]
+    fn of_a_hundred_threads_at_once_one_makes_the_trial() {
+        let (breaker, start) = (CircuitBreaker::new(SETTINGS), Instant::now());
+        (0..3).for_each(|_| fail(&breaker, start));
+        let barrier = std::sync::Barrier::new(100);
+        let permits: Vec<_> = std::thread::scope(|scope| {
+            let ask = || {
+                barrier.wait();
+                breaker.admit(after(start, 60))
+            };
+            let threads: Vec<_> = (0..100).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(permits.iter().filter(|permit| permit.is_ok()).count(), 1);
+        assert_eq!(breaker.counters().refused, 99);
+    }
+
+    /// The design's text, told anew from the beginning for each question: what was asked and answered so far decides.
+    struct Story {
+        settings: Settings,
+        told: Vec<Event>,
+    }
+
+    #[derive(Clone, Copy)]
+    enum Event {
+        /// A call was let through.
+        Let(usize),
+        /// A call ended, or (without an outcome) was cancelled.
+        Ended(usize, Option<Outcome>, Instant),
+    }
+
+    /// In which state the story ends: its name, when it began, and which calls belong to it.
+    #[derive(Default)]
+    struct Chapter {
+        open_since: Option<Instant>,
+        half_open: bool,
+        calls: Vec<usize>,
+        /// How its calls ended, in order.
+        outcomes: Vec<Outcome>,
+    }
+
+    impl Story {
+        fn chapter(&self) -> Chapter {
+            let mut chapter = Chapter::default();
+            for event in &self.told {
+                match *event {
+                    Event::Let(call) => {
+                        // Let through although it was open: its time was over.
+                        if chapter.open_since.is_some() {
+                            chapter = Chapter { half_open: true, ..Chapter::default() };
                         }
-                        if let State::HalfOpen { trial_out, .. } = before {
-                            prop_assert!(!trial_out);
-                        }
-                        out.push(permit);
-                    },
-                    1 | 2 if !out.is_empty() => {
-                        let outcome = if step == 1 { Outcome::Success } else { Outcome::Failure };
-                        let permit = out.remove(0);
-                        let current = permit.generation == breaker.machine().generation;
-                        permit.record(outcome, now);
-                        if current {
-                            in_a_row = if outcome == Outcome::Failure { in_a_row + 1 } else { 0 };
-                        }
-                        let opened = !matches!(before, State::Open { .. }) && matches!(breaker.state(), State::Open { .. });
-                        if opened {
-                            prop_assert!(in_a_row >= 1);
-                            let was_closed = matches!(before, State::Closed { .. });
-                            prop_assert!(!was_closed || in_a_row >= SETTINGS.failure_threshold);
+                        chapter.calls.push(call);
+                    }
+                    Event::Ended(call, outcome, at) => {
+                        let Some(place) = chapter.calls.iter().position(|known| *known == call) else {
+                            continue;
+                        };
+                        chapter.calls.remove(place);
+                        let Some(outcome) = outcome else { continue };
+                        chapter.outcomes.push(outcome);
+                        let in_a_row = chapter.outcomes.iter().rev().take_while(|it| **it == outcome).count();
+                        let in_a_row = u32::try_from(in_a_row).unwrap();
+                        let opens = outcome == Outcome::Failure
+                            && (chapter.half_open || in_a_row >= self.settings.failure_threshold);
+                        let closes = outcome == Outcome::Success
+                            && chapter.half_open
+                            && in_a_row >= self.settings.success_threshold;
+                        if opens {
+                            chapter = Chapter { open_since: Some(at), ..Chapter::default() };
+                        } else if closes {
+                            chapter = Chapter::default();
                         }
                     }
-                    3 if !out.is_empty() => drop(out.pop()),
-                    _ => {}
                 }
+            }
+            chapter
+        }
+
+        /// Whether a call may go out now.
+        fn lets(&self, now: Instant) -> bool {
+            let chapter = self.chapter();
+            match chapter.open_since {
+                Some(since) => now >= since + self.settings.timeout,
+                None => !chapter.half_open || chapter.calls.is_empty(),
+            }
+        }
+    }
+
+    proptest! {
+        /// Calls that overlap, end late, or are cancelled, in any order: the breaker does what the text says.
+        #[test]
+        fn it_does_what_the_text_says(
+            (failure_threshold, success_threshold, timeout) in (1u32..4, 1u32..4, 0u64..50),
+            steps in prop::collection::vec((0u8..6, 0u64..30, 0usize..4), 1..120),
+        ) {
+            let settings =
+                Settings { failure_threshold, success_threshold, timeout: Duration::from_secs(timeout) };
+            let (breaker, mut now) = (CircuitBreaker::new(settings), Instant::now());
+            let mut story = Story { settings, told: Vec::new() };
+            let mut out: Vec<(usize, Permit)> = Vec::new();
+            let (mut number, mut refused, mut ended) = (0, 0, [0, 0]);
+            for (step, seconds, which) in steps {
+                now += Duration::from_secs(seconds);
+                match step {
+                    0..3 => {
+                        let expected = story.lets(now);
+                        let admitted = breaker.admit(now);
+                        prop_assert_eq!(admitted.is_ok(), expected);
+                        match admitted {
+                            Ok(permit) => {
+                                number += 1;
+                                story.told.push(Event::Let(number));
+                                out.push((number, permit));
+                            }
+                            Err(refusal) => {
+                                refused += 1;
+                                let until = story.chapter().open_since.map_or(now, |since| since + settings.timeout);
+                                prop_assert_eq!(refusal.until, until);
+                            }
+                        }
+                    }
+                    _ if out.is_empty() => {}
+                    _ => {
+                        let (call, permit) = out.remove(which % out.len());
+                        let outcome = match step {
+                            3 => Some(Outcome::Success),
+                            4 => Some(Outcome::Failure),
+                            _ => None,
+                        };
+                        match outcome {
+                            Some(outcome) => {
+                                ended[usize::from(outcome == Outcome::Failure)] += 1;
+                                permit.record(outcome, now);
+                            }
+                            None => drop(permit),
+                        }
+                        story.told.push(Event::Ended(call, outcome, now));
+                    }
+                }
+                let chapter = story.chapter();
+                match breaker.state() {
+                    State::Closed { .. } => prop_assert!(chapter.open_since.is_none() && !chapter.half_open),
+                    State::Open { since } => prop_assert_eq!(chapter.open_since, Some(since)),
+                    State::HalfOpen { trial_out, .. } => {
+                        prop_assert!(chapter.half_open);
+                        prop_assert_eq!(trial_out, !chapter.calls.is_empty());
+                    }
+                }
+                let counters = breaker.counters();
+                prop_assert_eq!((counters.refused, counters.successes, counters.failures), (refused, ended[0], ended[1]));
             }
         }
     }

@@ -11,7 +11,7 @@ pub(crate) enum Error {
     #[error("{0}")]
     Invalid(#[from] Invalid),
     #[error("{airport} is not in the catalogue of airports")]
-    UnknownAirport { airport: Icao, nearest: Vec<Icao> },
+    UnknownAirport { airport: String, nearest: Vec<Icao> },
     #[error("you have no interest in {0}")]
     NoInterest(Icao),
     #[error("an account may have {0} interests; end one first")]

@@ -46,12 +46,17 @@ impl FromRef<State> for Verifier {
 }
 
 impl State {
-    /// The airport with this code, in the catalogue.
+    /// The airport with this code, in the catalogue. Three letters are most likely an IATA code: its airport is named.
     pub(crate) fn airport(&self, code: &str) -> Result<&Airport, Error> {
-        let icao: Icao = code.parse()?;
         let catalogue = &self.announcer.catalogue;
-        catalogue
-            .get(icao)
-            .ok_or_else(|| Error::UnknownAirport { airport: icao, nearest: catalogue.nearest(icao, 5) })
+        let unknown = |nearest| Error::UnknownAirport { airport: code.to_uppercase(), nearest };
+        let icao: Icao = match code.parse() {
+            Ok(icao) => icao,
+            Err(invalid) => match catalogue.with_iata(code) {
+                Some(airport) => return Err(unknown(vec![airport.icao])),
+                None => return Err(Error::Invalid(invalid)),
+            },
+        };
+        catalogue.get(icao).ok_or_else(|| unknown(catalogue.nearest(icao, 5)))
     }
 }

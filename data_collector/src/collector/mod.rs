@@ -193,11 +193,7 @@ impl Collector {
 
     /// Brings the gauges up to date.
     async fn observe(&self) {
-        self.meters.breaker.set(match self.breaker.state() {
-            State::Closed { .. } => 0,
-            State::HalfOpen { .. } => 1,
-            State::Open { .. } => 2,
-        });
+        self.meters.tell_breaker(self.breaker.state(), self.breaker.counters());
         if let Ok((due, _)) = self.store.waiting().await {
             self.meters.due.set(due);
         }

@@ -9,6 +9,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+use crate::circuit_breaker::{Counters, State};
+
 /// What /status tells of the collection.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
@@ -42,9 +44,15 @@ pub(crate) struct Meters {
     pub(super) stored: Counter,
     pub(super) failed: Counter,
     pub(super) due: Gauge,
-    pub(super) breaker: Gauge,
+    breaker: Gauge,
     pub(super) credits: Gauge,
     calls: Family<Call, Counter>,
+    transitions: Family<Transition, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Transition {
+    to: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -61,6 +69,7 @@ impl Meters {
             breaker: Gauge::default(),
             credits: Gauge::default(),
             calls: Family::default(),
+            transitions: Family::default(),
         };
         metrics.register("stored_windows", "Windows collected and stored", meters.stored.clone());
         metrics.register("failed_windows", "Attempts to collect a window that failed", meters.failed.clone());
@@ -71,8 +80,24 @@ impl Meters {
             meters.breaker.clone(),
         );
         metrics.register("credits_remaining", "Credits with OpenSky left today", meters.credits.clone());
+        metrics.register("breaker_transitions", "State changes of the breaker", meters.transitions.clone());
         metrics.register("opensky_calls", "Calls for flights by how they ended", meters.calls.clone());
         meters
+    }
+
+    /// Brings the breaker's part up to date.
+    pub(super) fn tell_breaker(&self, state: State, counters: Counters) {
+        self.breaker.set(match state {
+            State::Closed { .. } => 0,
+            State::HalfOpen { .. } => 1,
+            State::Open { .. } => 2,
+        });
+        let changes =
+            [("closed", counters.closed), ("open", counters.opened), ("half_open", counters.half_opened)];
+        for (to, count) in changes {
+            let counter = self.transitions.get_or_create(&Transition { to });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
     }
 
     /// Counts a call to OpenSky.

@@ -133,6 +133,17 @@ async fn an_unknown_airport_is_answered_with_those_that_are_nearest() {
 }
 
 #[tokio::test]
+async fn an_iata_code_is_answered_with_the_icao_code_that_was_meant() {
+    for db in databases().await {
+        let world = World::new(&db, &[]).await;
+        let ada = world.person("ada@example.com");
+        let refused = ada.send(Method::PUT, "/interests/jfk", json!({})).await;
+        let body = problem(refused, StatusCode::UNPROCESSABLE_ENTITY, "unknown-airport").await;
+        assert_eq!(body["nearest"], json!(["KJFK"]));
+    }
+}
+
+#[tokio::test]
 async fn an_account_has_at_most_so_many_interests() {
     for db in databases().await {
         let world = quiet(&db, &["--max-interests", "2"]).await;

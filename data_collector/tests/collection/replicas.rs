@@ -50,7 +50,8 @@ async fn what_a_killed_replica_had_in_hand_is_taken_over_when_its_claim_ends() {
     let Some(db) = postgres().await else { return };
     let world = World::new(&db, &[]).await;
     let two = world.start_as("two").await;
-    world.replay.faults(json!({"latency_ms": 50})).await;
+    // Long enough to be killed in the middle of a call.
+    world.replay.faults(json!({"latency_ms": 3000})).await;
     let ada = world.person("ada@example.com");
     for airport in AIRPORTS {
         ada.put(airport, json!({})).await;
@@ -58,6 +59,7 @@ async fn what_a_killed_replica_had_in_hand_is_taken_over_when_its_claim_ends() {
     eventually("the other one has a window in hand", async || (claims(&db, "two").await == 1).then_some(()))
         .await;
     two.kill().await;
+    world.replay.faults(json!({"latency_ms": 0})).await;
     ada.status_when("only its window is left", |status| status["waiting"] == 1).await;
     assert_eq!(claims(&db, "two").await, 1);
     // Minutes later by the database's clock.
