@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::clock::rfc3339;
 use common::messages::{PreviousCounts, WindowCounted};
-use common::types::{Metric, Notify};
+use common::types::{Account, Metric, Notify};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -243,5 +243,44 @@ async fn a_zero_is_provisional_until_the_data_has_settled() {
                 .any(|airport| airport["airport"] == "EGLL" && airport["last_window"]["end"] == end)
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_many_watch_is_told_in_messages_of_a_thousand() {
+    for db in databases().await {
+        let world = World::new(&db, &["--collect-backfill", "1d"]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        ada.collected().await;
+        world.messages_when(1).await;
+        let store = common::db::connect_for_tests(&db.url);
+        let mut tx = store.begin().await.unwrap();
+        for _ in 1..2500 {
+            let account = Account::new_random().to_string();
+            common::on!(&mut tx, |tx| sqlx::query(
+                "INSERT INTO user_interest SELECT $1, email, airport, low_value, high_value, metric, notify, revision, \
+                 evaluate_from, created_at, updated_at FROM user_interest WHERE account = $2"
+            )
+            .bind(account)
+            .bind(ada.account.to_string())
+            .execute(&mut **tx)
+            .await
+            .map(|_| ()))
+            .unwrap();
+        }
+        tx.commit().await.unwrap();
+        world.time.advance(Duration::from_secs(DAY as u64));
+        let messages = world.messages_when(4).await;
+        let parts = &messages[1..];
+        assert_eq!(ids(parts), [id(TODAY, "0"), id(TODAY, "1"), id(TODAY, "2")]);
+        let sizes: Vec<usize> = parts.iter().map(|message| message.users.len()).collect();
+        assert_eq!(sizes, [1000, 1000, 500]);
+        let accounts: std::collections::BTreeSet<_> = parts
+            .iter()
+            .flat_map(|message| &message.users)
+            .map(|user| user.account.unwrap().to_string())
+            .collect();
+        assert_eq!(accounts.len(), 2500);
     }
 }
