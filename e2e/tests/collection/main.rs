@@ -1,6 +1,6 @@
 //! Collections as they go at night: real processes, faults of every kind, kills; afterwards every number is the
 //! recording's. How much: COLLECTION_AIRPORTS (8), COLLECTION_DAYS (7), COLLECTION_KILLS (3), COLLECTION_ROUNDS (1) of
-//! faults, COLLECTION_SEED.
+//! faults, COLLECTION_SEED. At most 28 days, after which the recording begins again.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
 
 mod field;
@@ -38,7 +38,7 @@ impl Plan {
     async fn new() -> Plan {
         let (days, most) = (size("COLLECTION_DAYS", 7), size("COLLECTION_AIRPORTS", 8));
         // The days are those before today, and today must not end meanwhile.
-        e2e::away_from_midnight_by(180 * days.max(most / 8)).await;
+        e2e::away_from_midnight_by((days * most / 5).max(300)).await;
         let seed = size("COLLECTION_SEED", i64::from(rand::rng().random::<u32>()));
         eprintln!("COLLECTION_SEED={seed}");
         let mut random = StdRng::seed_from_u64(seed.unsigned_abs());
