@@ -36,7 +36,7 @@ pub(super) async fn status(
         })
     };
     let airports: Vec<Value> = standings.into_iter().map(airport).collect();
-    let waiting = store.waiting().await?.0;
+    let waiting = store.waiting().await?;
     let time = |time: i64| (time != 0).then(|| rfc3339(time));
     Ok(Json(json!({
         "breaker": breaker(&state),

@@ -194,7 +194,7 @@ impl Collector {
     /// Brings the gauges up to date.
     async fn observe(&self) {
         self.meters.tell_breaker(self.breaker.state(), self.breaker.counters());
-        if let Ok((due, _)) = self.store.waiting().await {
+        if let Ok(due) = self.store.waiting().await {
             self.meters.due.set(due);
         }
         if let Ok(Some(credits)) = self.store.credits(self.clock.now().div_euclid(DAY)).await {

@@ -19,7 +19,7 @@ pub(crate) struct Progress {
     /// Flight time.
     pub(crate) next_cycle: AtomicI64,
     /// Why nothing is collected, if so.
-    pub(crate) obstacle: Mutex<Option<String>>,
+    obstacle: Mutex<Option<String>>,
 }
 
 impl Progress {

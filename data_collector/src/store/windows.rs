@@ -223,15 +223,12 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// How many windows are due, and the earliest flight time at which a provisional one is asked again.
-    pub(crate) async fn waiting(&self) -> sqlx::Result<(i64, Option<i64>)> {
+    /// How many windows are due.
+    pub(crate) async fn waiting(&self) -> sqlx::Result<i64> {
         on!(&self.0, |pool| {
-            sqlx::query_as(
-                "SELECT COUNT(*), MIN(CASE WHEN provisional_until > 0 THEN provisional_until END) \
-                 FROM airport_window WHERE state = 'due'",
-            )
-            .fetch_one(pool)
-            .await
+            sqlx::query_scalar("SELECT COUNT(*) FROM airport_window WHERE state = 'due'")
+                .fetch_one(pool)
+                .await
         })
     }
 

@@ -22,9 +22,8 @@ const TIMEOUT: &str = "1s";
 
 pub(crate) struct Field {
     pub(crate) db: TestDb,
-    /// Where the messages go, unless it is Kafka.
+    /// Where the messages go.
     pub(crate) log: PathBuf,
-    bus: String,
     feed: String,
     /// Of the one who watches everything.
     token: String,
@@ -33,22 +32,21 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    /// A replay, and nobody yet who asks it. The bus is a log of its own if none is given.
-    pub(crate) async fn new(db: TestDb, bus: Option<String>) -> Field {
+    /// A replay, and nobody yet who asks it.
+    pub(crate) async fn new(db: TestDb) -> Field {
         let signer = Signer::from_pkcs8("test", &Signer::generate().unwrap()).unwrap();
         let email = "ada@example.com".parse::<Email>().unwrap();
         let token = signer.token(Account::new_random(), &email, Clock::System.now()).unwrap();
         let feed = serve(Feed { keys: vec![signer.public().clone()], revoked: Vec::new() }).await;
         let log = temp_path("bus.db");
-        let bus = bus.unwrap_or_else(|| format!("log:{}", log.display()));
         let http = common::http::client(Duration::from_secs(60)).unwrap();
         let replay = Replay::start("127.0.0.1:0", &[]).await;
-        Field { db, log, bus, feed, token, replay, http }
+        Field { db, log, feed, token, replay, http }
     }
 
     /// Starts a data_collector that looks `days` back.
     pub(crate) async fn collector(&self, node: &str, days: i64) -> Collector {
-        let backfill = format!("{days}d");
+        let (backfill, bus) = (format!("{days}d"), format!("log:{}", self.log.display()));
         let (api, token) = (format!("{}/api", self.replay.url()), format!("{}/token", self.replay.url()));
         let environment = [
             ("LISTEN", "127.0.0.1:0"),
@@ -56,7 +54,7 @@ impl Field {
             ("LOG_FORMAT", "json"),
             ("NODE", node),
             ("DATABASE_URL", self.db.url.expose_secret()),
-            ("BUS_URL", &self.bus),
+            ("BUS_URL", &bus),
             ("KEY_FEED_URL", &self.feed),
             ("OPENSKY_API_URL", &api),
             ("OPENSKY_TOKEN_URL", &token),

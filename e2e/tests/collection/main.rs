@@ -199,7 +199,7 @@ async fn stopped(field: &Field, collector: Collector) -> Vec<Vec<u8>> {
 async fn undisturbed_every_airports_every_number_is_the_recordings() {
     for db in databases("collection").await {
         let plan = Plan::new().await;
-        let field = Field::new(db, None).await;
+        let field = Field::new(db).await;
         let collector = field.collector("one", plan.days).await;
         collector.watch(&plan.airports).await;
         collector.waits_for(0).await;
@@ -228,7 +228,7 @@ const NOTHING: &str = r#"{"outage": false, "error_rate": 0.0, "truncate_rate": 0
 async fn through_every_fault_no_window_is_lost_none_doubled_and_no_failure_becomes_a_count() {
     for db in databases("collection").await {
         let mut plan = Plan::new().await;
-        let mut field = Field::new(db, None).await;
+        let mut field = Field::new(db).await;
         field.replay.restart(&["--token-lifetime=2s"]).await;
         field.replay.faults(serde_json::from_str(NOTHING).unwrap()).await;
         let mut collector = field.collector("one", plan.days).await;
@@ -310,7 +310,7 @@ fn add(sums: &mut BTreeMap<String, i64>, more: BTreeMap<String, i64>) {
 async fn killed_at_any_moment_it_loses_nothing_and_counts_nothing_twice() {
     for db in databases("collection").await {
         let mut plan = Plan::new().await;
-        let field = Field::new(db, None).await;
+        let field = Field::new(db).await;
         field.replay.faults(json!({"latency_ms": 5})).await;
         let mut collector = field.collector("one", plan.days).await;
         collector.watch(&plan.airports).await;
