@@ -14,6 +14,10 @@ export COLLECTION_ROUNDS=${ROUNDS:-3}
 
 filters=()
 for run in $COLLECTIONS; do filters+=("${RUNS[$run]:?"COLLECTIONS knows ${!RUNS[*]}"}"); done
+# What runs already is left running.
+STARTED=$(tools/services.sh status | sed -n 's/: not running$//p')
+# shellcheck disable=SC2086 # names, without spaces
+[[ -z $STARTED ]] || trap 'tools/services.sh stop $STARTED' EXIT
 eval "$(tools/services.sh start)"
 cargo build --profile trial -p data_collector -p opensky_replay --bins --features data_collector/kafka
 timeout 90m cargo test --profile trial -p e2e --test collection -- --nocapture --test-threads=1 "${filters[@]}"
