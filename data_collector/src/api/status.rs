@@ -25,6 +25,11 @@ pub(super) async fn status(
     Caller(claims): Caller,
 ) -> Result<Json<Value>, Error> {
     let (now, store) = (state.flight_clock.now(), &state.store);
+    // In this order: who sees a cycle sees its windows wait, and who sees that none waits sees the last one stored.
+    let time = |time: i64| (time != 0).then(|| rfc3339(time));
+    let last_cycle = time(state.progress.last_cycle.load(Ordering::Relaxed));
+    let next_cycle = time(state.progress.next_cycle.load(Ordering::Relaxed));
+    let waiting = store.waiting().await?;
     let mut standings: Vec<_> = store.standings(claims.sub, None).await?.into_iter().collect();
     standings.sort_unstable_by_key(|(airport, _)| *airport);
     let airport = |(airport, standing): (Icao, Standing)| {
@@ -36,14 +41,12 @@ pub(super) async fn status(
         })
     };
     let airports: Vec<Value> = standings.into_iter().map(airport).collect();
-    let waiting = store.waiting().await?;
-    let time = |time: i64| (time != 0).then(|| rfc3339(time));
     Ok(Json(json!({
         "breaker": breaker(&state),
         "credits": credits(&state, now, waiting).await?,
         "time": rfc3339(now),
-        "last_cycle": time(state.progress.last_cycle.load(Ordering::Relaxed)),
-        "next_cycle": time(state.progress.next_cycle.load(Ordering::Relaxed)),
+        "last_cycle": last_cycle,
+        "next_cycle": next_cycle,
         "waiting": waiting,
         "obstacle": state.progress.obstacle(),
         "airports": airports,
