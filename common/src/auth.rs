@@ -14,6 +14,7 @@ use http::request::Parts;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use url::form_urlencoded;
 
 pub use self::verifier::Verifier;
 use crate::http::Problem;
@@ -184,17 +185,16 @@ pub async fn poll_feed(url: String, verifier: Verifier, token: CancellationToken
     }
 }
 
-/// The caller of a request, as its token says. As an extractor it refuses requests without a valid token.
+/// The caller of a request, as its token says. As an extractor it refuses requests without a valid token (401), and those
+/// whose query or header `email` is not the token's (403); a handler whose body may have one asks [`Caller::must_be`].
 #[derive(Clone, Debug)]
 pub struct Caller(pub Arc<Claims>);
 
 impl Caller {
-    /// Refuses with 403 when a body, query or header names another address than the token's.
+    /// Refuses with 403 when a body names another address than the token's.
     pub fn must_be(&self, email: Option<&Email>) -> Result<(), Problem> {
         match email {
-            Some(email) if *email != self.0.email => {
-                Err(Problem::forbidden("the email is not that of your token"))
-            }
+            Some(email) if *email != self.0.email => Err(not_the_callers()),
             _ => Ok(()),
         }
     }
@@ -209,6 +209,22 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, Problem> {
         let verifier = Verifier::from_ref(state);
-        Ok(Caller(verifier.verify_header(parts.headers.get(http::header::AUTHORIZATION))?))
+        let caller = Caller(verifier.verify_header(parts.headers.get(http::header::AUTHORIZATION))?);
+        let query = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let in_query = query.filter(|(name, _)| name == "email").map(|(_, email)| email);
+        let headers = parts.headers.get_all("email").iter();
+        let in_headers = headers.map(|email| String::from_utf8_lossy(email.as_bytes()));
+        for email in in_query.chain(in_headers) {
+            // What is no address is nobody's, so it is not the caller's either.
+            match email.parse() {
+                Ok(email) => caller.must_be(Some(&email))?,
+                Err(_) => return Err(not_the_callers()),
+            }
+        }
+        Ok(caller)
     }
+}
+
+fn not_the_callers() -> Problem {
+    Problem::forbidden("the email is not that of your token")
 }

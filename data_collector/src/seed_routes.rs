@@ -89,7 +89,7 @@ async fn subscribe(
     let mut results = Vec::new();
     for code in wanted.interessi.distinct().map_err(Error::Invalid)? {
         let saved = async {
-            let airport = state.airport(&code)?.icao;
+            let airport = state.airport(&code)?;
             let saved = state.save(&caller.0, airport, &wanted.fields, false, &trace).await?;
             let status = if saved.is_new { StatusCode::CREATED } else { StatusCode::OK };
             let (low, high) = (saved.interest.thresholds.low(), saved.interest.thresholds.high());
@@ -116,7 +116,7 @@ async fn remove(
     let mut results = Vec::new();
     for code in removal.interessi.distinct().map_err(Error::Invalid)? {
         let removed = async {
-            let airport = code.parse().map_err(Error::Invalid)?;
+            let airport = state.code(&code)?;
             match state.remove(caller.0.sub, airport, &trace).await? {
                 true => Ok(json!({"airport": airport, "status": StatusCode::OK.as_u16()})),
                 false => Err(Error::NoInterest(airport)),
@@ -145,7 +145,7 @@ async fn modify(
     if change.fields.low_value.is_none() && change.fields.high_value.is_none() {
         return Err(Problem::invalid("low_value, high_value or both must be there"));
     }
-    let airport = state.airport(&change.icao)?.icao;
+    let airport = state.airport(&change.icao)?;
     let saved = state.save(&caller.0, airport, &change.fields, true, &trace).await?;
     Ok(Json(state.view(saved.interest).await?))
 }

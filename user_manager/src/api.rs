@@ -156,22 +156,28 @@ async fn delete_by_email(
 
 #[derive(Deserialize)]
 struct PasswordChange {
+    email: Option<Email>,
     current: SecretString,
     new: Password,
 }
 
 async fn change_password(
     Shared(state): Shared<State>,
-    Caller(claims): Caller,
+    caller: Caller,
     Json(change): Json<PasswordChange>,
-) -> Result<StatusCode, Error> {
-    let user = state.store.user(claims.sub).await?.ok_or(Error::NoAccount)?;
+) -> Result<Result<StatusCode, Error>, Problem> {
+    caller.must_be(change.email.as_ref())?;
+    Ok(set_password(&state, caller.0.sub, &change).await)
+}
+
+async fn set_password(state: &State, account: Account, change: &PasswordChange) -> Result<StatusCode, Error> {
+    let user = state.store.user(account).await?.ok_or(Error::NoAccount)?;
     if !state.passwords.matches(&change.current, Some(user.password_hash)).await? {
         return Err(Error::WrongCredentials);
     }
     let hash = state.passwords.hash(&change.new).await?;
     let now = state.clock.now();
-    state.store.change_password(claims.sub, &hash, now).await?;
-    tokens::refresh(&state).await;
+    state.store.change_password(account, &hash, now).await?;
+    tokens::refresh(state).await;
     Ok(StatusCode::NO_CONTENT)
 }

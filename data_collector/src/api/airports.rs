@@ -14,6 +14,9 @@ use crate::dto::{DayView, FlightView, Page, Side, Time};
 use crate::error::Error;
 use crate::store::{Cursor, Day, FlightQuery};
 
+/// In characters: every word of a query is compared with every airport.
+const LONGEST_QUERY: usize = 100;
+
 #[derive(Deserialize)]
 pub(super) struct Search {
     query: String,
@@ -25,8 +28,9 @@ pub(super) async fn search(
     _: Caller,
     Query(search): Query<Search>,
 ) -> Result<Json<Page<Airport>>, Error> {
-    if search.query.trim().is_empty() {
-        return Err(Invalid("query must name an airport, a city or a code".to_owned()).into());
+    if search.query.trim().is_empty() || search.query.chars().count() > LONGEST_QUERY {
+        let what = format!("query must be a name, a city or a code, of at most {LONGEST_QUERY} characters");
+        return Err(Invalid(what).into());
     }
     let limit = page_limit(search.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX)))?;
     let found = state.announcer.catalogue.search(&search.query, usize::try_from(limit).unwrap_or(100));
@@ -68,7 +72,7 @@ impl State {
             return Err(Invalid("from must not be after to".to_owned()).into());
         }
         let query = FlightQuery {
-            airport: self.airport(code)?.icao,
+            airport: self.airport(code)?,
             direction: list.direction.0,
             from,
             to,
@@ -145,7 +149,7 @@ pub(super) async fn daily(
     Path(code): Path<String>,
     Query(query): Query<DailyQuery>,
 ) -> Result<Json<Value>, Error> {
-    let airport = state.airport(&code)?.icao;
+    let airport = state.airport(&code)?;
     let days: Vec<DayView> =
         state.closed_days(airport, query.days).await?.into_iter().map(DayView::from).collect();
     Ok(Json(json!({"airport": airport, "days": days})))
@@ -154,7 +158,7 @@ pub(super) async fn daily(
 impl State {
     /// The latest flight on each side of an airport, or on one.
     pub(crate) async fn last(&self, code: &str, side: Side) -> Result<Last, Error> {
-        let airport = self.airport(code)?.icao;
+        let airport = self.airport(code)?;
         let mut latest = [None, None];
         for (place, direction) in [Direction::Arrivals, Direction::Departures].into_iter().enumerate() {
             if side.0.is_none_or(|wanted| wanted == direction) {
@@ -183,7 +187,7 @@ impl State {
     }
 
     pub(crate) async fn average(&self, code: &str, days: i64, side: Side) -> Result<Average, Error> {
-        let airport = self.airport(code)?.icao;
+        let airport = self.airport(code)?;
         let collected = self.closed_days(airport, days).await?;
         let mean = |sum: i64| (!collected.is_empty()).then(|| sum as f64 / collected.len() as f64);
         let (arrivals, departures) = collected.iter().fold((0, 0), |(arrivals, departures), day| {

@@ -107,7 +107,7 @@ pub(super) async fn put_interest(
 ) -> Result<(StatusCode, Json<InterestView>), Problem> {
     let body = body.map(|Json(body)| body).unwrap_or_default();
     caller.must_be(body.email.as_ref())?;
-    let airport = state.airport(&code)?.icao;
+    let airport = state.airport(&code)?;
     let saved = state.save(&caller.0, airport, &body.fields, false, &trace).await?;
     let status = if saved.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(state.view(saved.interest).await?)))
@@ -121,7 +121,7 @@ pub(super) async fn patch_interest(
     Json(body): Json<InterestBody>,
 ) -> Result<Json<InterestView>, Problem> {
     caller.must_be(body.email.as_ref())?;
-    let airport = state.airport(&code)?.icao;
+    let airport = state.airport(&code)?;
     let saved = state.save(&caller.0, airport, &body.fields, true, &trace).await?;
     Ok(Json(state.view(saved.interest).await?))
 }
@@ -141,7 +141,7 @@ pub(super) async fn get_interest(
     Caller(claims): Caller,
     Path(code): Path<String>,
 ) -> Result<Json<InterestView>, Error> {
-    let airport: Icao = code.parse()?;
+    let airport = state.code(&code)?;
     let interests = state.store.interests(claims.sub).await?;
     let interest = interests.into_iter().find(|interest| interest.airport == airport);
     Ok(Json(state.view(interest.ok_or(Error::NoInterest(airport))?).await?))
@@ -153,7 +153,7 @@ pub(super) async fn delete_interest(
     Caller(claims): Caller,
     Path(code): Path<String>,
 ) -> Result<StatusCode, Error> {
-    let airport: Icao = code.parse()?;
+    let airport = state.code(&code)?;
     match state.remove(claims.sub, airport, &trace).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Error::NoInterest(airport)),

@@ -18,8 +18,10 @@ use self::interests::{
 };
 use self::status::{collect, status};
 use crate::State;
-use crate::airports::Airport;
 use crate::error::Error;
+
+/// So much of a wrong code is shown and compared, in characters.
+const LONGEST_CODE: usize = 12;
 
 /// All routes but the assignment's.
 pub(crate) fn router() -> Router<State> {
@@ -46,17 +48,24 @@ impl FromRef<State> for Verifier {
 }
 
 impl State {
-    /// The airport with this code, in the catalogue. Three letters are most likely an IATA code: its airport is named.
-    pub(crate) fn airport(&self, code: &str) -> Result<&Airport, Error> {
-        let catalogue = &self.announcer.catalogue;
-        let unknown = |nearest| Error::UnknownAirport { airport: code.to_uppercase(), nearest };
-        let icao: Icao = match code.parse() {
-            Ok(icao) => icao,
-            Err(invalid) => match catalogue.with_iata(code) {
-                Some(airport) => return Err(unknown(vec![airport.icao])),
-                None => return Err(Error::Invalid(invalid)),
-            },
-        };
-        catalogue.get(icao).ok_or_else(|| unknown(catalogue.nearest(icao, 5)))
+    /// An airport's code. What cannot be one is refused like a code that is not in the catalogue, with those that may
+    /// have been meant.
+    pub(crate) fn code(&self, text: &str) -> Result<Icao, Error> {
+        text.parse().map_err(|_| self.unknown(text))
+    }
+
+    /// The code of an airport in the catalogue.
+    pub(crate) fn airport(&self, code: &str) -> Result<Icao, Error> {
+        let icao = self.code(code)?;
+        match self.announcer.catalogue.get(icao) {
+            Some(_) => Ok(icao),
+            None => Err(self.unknown(code)),
+        }
+    }
+
+    fn unknown(&self, code: &str) -> Error {
+        let airport: String = code.trim().to_uppercase().chars().take(LONGEST_CODE).collect();
+        let nearest = self.announcer.catalogue.nearest(&airport, 5);
+        Error::UnknownAirport { airport, nearest }
     }
 }

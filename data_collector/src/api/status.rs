@@ -8,9 +8,9 @@ use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use common::auth::Caller;
 use common::clock::{DAY, rfc3339};
-use common::http::Json;
+use common::http::{Json, Problem};
 use common::trace::Trace;
-use common::types::Icao;
+use common::types::{Account, Email, Icao};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -77,28 +77,40 @@ async fn credits(state: &State, now: i64, waiting: i64) -> sqlx::Result<Value> {
 
 #[derive(Deserialize, Default)]
 pub(super) struct CollectBody {
-    icao: Option<Icao>,
+    email: Option<Email>,
+    icao: Option<String>,
 }
 
 pub(super) async fn collect(
     Shared(state): Shared<State>,
     Extension(trace): Extension<Trace>,
-    Caller(claims): Caller,
+    caller: Caller,
     body: Option<Json<CollectBody>>,
-) -> Result<(StatusCode, Json<Value>), Error> {
-    let wanted = body.and_then(|Json(body)| body.icao);
-    let interests = state.store.interests(claims.sub).await?;
-    let airports: Vec<Icao> = interests.iter().map(|interest| interest.airport).collect();
-    let airports = match wanted {
-        Some(airport) if !airports.contains(&airport) => return Err(Error::NoInterest(airport)),
-        Some(airport) => vec![airport],
-        None => airports,
-    };
-    if !state.store.ask_collection(claims.sub, 60, state.clock.now()).await? {
-        return Err(Error::TooSoon);
-    }
-    state.store.plan_all(state.grid, state.flight_clock.now(), &trace).await?;
-    state.store.hurry(&airports).await?;
-    state.collect.notify_one();
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let body = body.map(|Json(body)| body).unwrap_or_default();
+    caller.must_be(body.email.as_ref())?;
+    let wanted = body.icao.map(|code| state.code(&code)).transpose()?;
+    let airports = state.hurry(caller.0.sub, wanted, &trace).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({"airports": airports}))))
+}
+
+impl State {
+    /// Has the due windows of an account's airports looked at now, or those of the one that is `wanted`; says which.
+    async fn hurry(&self, account: Account, wanted: Option<Icao>, trace: &Trace) -> Result<Vec<Icao>, Error> {
+        let interests = self.store.interests(account).await?;
+        let mut airports: Vec<Icao> = interests.iter().map(|interest| interest.airport).collect();
+        if let Some(wanted) = wanted {
+            airports.retain(|airport| *airport == wanted);
+            if airports.is_empty() {
+                return Err(Error::NoInterest(wanted));
+            }
+        }
+        if !self.store.ask_collection(account, 60, self.clock.now()).await? {
+            return Err(Error::TooSoon);
+        }
+        self.store.plan_all(self.grid, self.flight_clock.now(), trace).await?;
+        self.store.hurry(&airports).await?;
+        self.collect.notify_one();
+        Ok(airports)
+    }
 }

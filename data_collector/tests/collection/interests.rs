@@ -112,34 +112,145 @@ async fn an_unknown_airport_is_answered_with_those_that_are_nearest() {
     for db in databases().await {
         let world = quiet(&db, &[]).await;
         let ada = world.person("ada@example.com");
-        let refused = ada.send(Method::PUT, "/interests/QJFK", json!({})).await;
-        let body = problem(refused, UNPROCESSABLE, "unknown-airport").await;
-        assert!(body["nearest"].as_array().unwrap().contains(&json!("KJFK")), "{body}");
-        for bad in ["QQ", "KJFKK", "K%20FK", "%F0%9F%9B%AB"] {
-            problem(
-                ada.send(Method::PUT, &format!("/interests/{bad}"), json!({})).await,
-                UNPROCESSABLE,
-                "invalid",
-            )
-            .await;
+        for (code, nearest) in [
+            ("QJFK", Some("KJFK")),
+            ("kjfkk", Some("KJFK")),
+            // An IATA code stands for its airport.
+            ("jfk", Some("KJFK")),
+            ("QQ", None),
+            ("K%20FK", None),
+            ("%F0%9F%9B%AB", None),
+            (&"K".repeat(5000), None),
+        ] {
+            let refused = ada.send(Method::PUT, &format!("/interests/{code}"), json!({})).await;
+            let body = problem(refused, UNPROCESSABLE, "unknown-airport").await;
+            assert!(body["detail"].as_str().unwrap().len() < 100, "{body}");
+            let named = body["nearest"].as_array().unwrap();
+            assert!(nearest.is_none_or(|code| named.contains(&json!(code))), "{code}: {body}");
         }
         assert_eq!(ada.json("/interests").await, json!({"items": [], "next_cursor": null}));
-        let found = ada.json("/airports?query=kennedy").await;
-        assert!(found["items"].as_array().unwrap().iter().any(|airport| airport["icao"] == "KJFK"));
-        assert_eq!(ada.json("/airports?query=CTA").await["items"][0]["icao"], "LICC");
-        problem(ada.get("/airports?query=").await, UNPROCESSABLE, "invalid").await;
+    }
+}
+
+#[tokio::test]
+async fn an_iata_code_is_answered_with_the_icao_code_that_was_meant_wherever_it_stands() {
+    for db in databases().await {
+        let world = quiet(&db, &[]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KJFK", json!({})).await;
+        for (method, path, body) in [
+            (Method::PUT, "/interests/JFK", json!({})),
+            (Method::PATCH, "/interests/JFK", json!({})),
+            (Method::GET, "/interests/JFK", Value::Null),
+            (Method::DELETE, "/interests/JFK", Value::Null),
+            (Method::GET, "/airports/JFK/flights", Value::Null),
+            (Method::GET, "/airports/JFK/last", Value::Null),
+            (Method::GET, "/airports/JFK/average?days=1", Value::Null),
+            (Method::GET, "/airports/JFK/daily?days=1", Value::Null),
+            (Method::POST, "/collect", json!({"icao": "JFK"})),
+            (Method::POST, "/modifyTreshold", json!({"icao": "JFK", "high_value": 1})),
+            (Method::GET, "/flights/info?icao=JFK", Value::Null),
+            (Method::GET, "/flights/last?airport=JFK", Value::Null),
+            (Method::GET, "/flights/average?airport=JFK", Value::Null),
+        ] {
+            let answer = problem(ada.send(method, path, body).await, UNPROCESSABLE, "unknown-airport").await;
+            assert_eq!(answer["nearest"], json!(["KJFK"]), "{path}");
+        }
+        for (method, path) in [(Method::POST, "/subscribeInterest"), (Method::DELETE, "/removeInterest")] {
+            let answer = ada.send(method, path, json!({"interessi": "JFK"})).await;
+            assert_eq!(json_of(answer, StatusCode::OK).await["results"][0]["nearest"], json!(["KJFK"]));
+        }
+        assert_eq!(ada.json("/interests").await["items"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn airports_are_found_by_name_city_and_code() {
+    for db in databases().await {
+        let world = quiet(&db, &[]).await;
+        let ada = world.person("ada@example.com");
+        let first = async |query: &str| {
+            let found = ada.request(Method::GET, "/airports").query(&[("query", query), ("limit", "5")]);
+            json_of(found.send().await.unwrap(), StatusCode::OK).await["items"][0].clone()
+        };
+        let jfk = json!({"icao": "KJFK", "iata": "JFK", "name": "John F Kennedy International Airport",
+            "city": "New York", "country": "US"});
+        for query in ["john f kennedy international", "kjfk", "jfk", "new york kennedy"] {
+            assert_eq!(first(query).await, jfk, "{query}");
+        }
+        assert_eq!(first("Tromso").await["icao"], "ENTC");
+        assert_eq!(first("no such place").await, Value::Null);
+        let long = "a ".repeat(51);
+        for bad in ["query=", "query=%20", &format!("query={long}"), "query=x&limit=0", "query=x&limit=1001"]
+        {
+            problem(ada.get(&format!("/airports?{bad}")).await, UNPROCESSABLE, "invalid").await;
+        }
         problem(ada.get("/airports").await, StatusCode::BAD_REQUEST, "bad-request").await;
     }
 }
 
 #[tokio::test]
-async fn an_iata_code_is_answered_with_the_icao_code_that_was_meant() {
+async fn an_email_that_is_not_the_tokens_is_refused_wherever_it_stands() {
     for db in databases().await {
-        let world = World::new(&db, &[]).await;
+        let world = quiet(&db, &[]).await;
         let ada = world.person("ada@example.com");
-        let refused = ada.send(Method::PUT, "/interests/jfk", json!({})).await;
-        let body = problem(refused, StatusCode::UNPROCESSABLE_ENTITY, "unknown-airport").await;
-        assert_eq!(body["nearest"], json!(["KJFK"]));
+        ada.put("KJFK", json!({})).await;
+        let refused = async |request: reqwest::RequestBuilder| {
+            problem(request.send().await.unwrap(), StatusCode::FORBIDDEN, "forbidden").await;
+        };
+        for (method, path) in [
+            (Method::GET, "/interests"),
+            (Method::GET, "/interests/KJFK"),
+            (Method::DELETE, "/interests/KJFK"),
+            (Method::GET, "/airports/KJFK/last"),
+            (Method::GET, "/status"),
+            (Method::POST, "/collect"),
+            (Method::GET, "/flights/info?icao=KJFK"),
+        ] {
+            for email in ["eve@example.com", "nobody", ""] {
+                let request = || ada.request(method.clone(), path);
+                refused(request().query(&[("email", email)])).await;
+                refused(request().query(&[("email", "ada@example.com"), ("email", email)])).await;
+                refused(request().header("email", email)).await;
+            }
+        }
+        for (method, path, mut body) in [
+            (Method::PUT, "/interests/KBOS", json!({})),
+            (Method::PATCH, "/interests/KJFK", json!({"high_value": 1})),
+            (Method::POST, "/collect", json!({})),
+            (Method::POST, "/subscribeInterest", json!({"interessi": "KBOS"})),
+            (Method::DELETE, "/removeInterest", json!({"interessi": "KJFK"})),
+            (Method::POST, "/modifyTreshold", json!({"icao": "KJFK", "high_value": 1})),
+        ] {
+            body["email"] = json!("eve@example.com");
+            refused(ada.request(method, path).json(&body)).await;
+        }
+        let items = ada.json("/interests").await["items"].clone();
+        assert_eq!((items[0]["high_value"].as_i64(), items[1].as_object()), (Some(200), None));
+        // One's own may be there, in whatever case.
+        let own = ada.request(Method::GET, "/interests").query(&[("email", "Ada@Example.com")]);
+        assert_eq!(own.header("email", "ADA@example.com").send().await.unwrap().status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn the_database_too_holds_the_high_threshold_above_the_low_one() {
+    for db in databases().await {
+        let world = quiet(&db, &[]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KJFK", json!({"low_value": 5, "high_value": 9})).await;
+        let store = common::db::connect_for_tests(&db.url);
+        for change in
+            ["low_value = 9", "high_value = 5", "low_value = -1", "low_value = NULL, high_value = -1"]
+        {
+            let sql = format!("UPDATE user_interest SET {change}");
+            let changed = common::on!(&store, |pool| {
+                sqlx::query(sqlx::AssertSqlSafe(sql)).execute(pool).await.map(|_| ())
+            });
+            let error = changed.unwrap_err();
+            assert!(error.as_database_error().unwrap().is_check_violation(), "{change}: {error}");
+        }
+        assert_eq!(thresholds(&ada.json("/interests/KJFK").await), (Some(5), Some(9)));
     }
 }
 

@@ -64,6 +64,12 @@ async fn by_address_only_ones_own_account_can_be_deleted() {
             request.json(&json!({"email": email})).send().await.unwrap()
         };
         problem(delete("ada@example.com").await, StatusCode::FORBIDDEN, "forbidden").await;
+        let other = || service.request(Method::DELETE, "/me").bearer_auth(&eve);
+        for request in
+            [other().header("email", "ada@example.com"), other().query(&[("email", "ada@example.com")])]
+        {
+            problem(request.send().await.unwrap(), StatusCode::FORBIDDEN, "forbidden").await;
+        }
         service.login("ada@example.com", PASSWORD).await;
         assert_eq!(delete("Eve@Example.com").await.status(), StatusCode::NO_CONTENT);
         assert_eq!(service.try_login("eve@example.com", PASSWORD).await, StatusCode::UNAUTHORIZED);

@@ -65,6 +65,9 @@ async fn a_change_needs_the_current_password_and_a_good_new_one() {
             "invalid",
         )
         .await;
+        let body = json!({"email": "eve@example.com", "current": PASSWORD, "new": NEXT});
+        let other = service.request(Method::POST, "/password").bearer_auth(&token).json(&body);
+        problem(other.send().await.unwrap(), StatusCode::FORBIDDEN, "forbidden").await;
         assert_eq!(change(&service, "x", PASSWORD, NEXT).await.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(service.me(&token).await.status(), StatusCode::OK);
         service.login("ada@example.com", PASSWORD).await;
