@@ -54,6 +54,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("outbox", include_str!("../migrations/0002_outbox.sql")),
     ("flights_by_time", include_str!("../migrations/0003_flights_by_time.sql")),
     ("pause", include_str!("../migrations/0004_pause.sql")),
+    ("first_evaluation", include_str!("../migrations/0005_first_evaluation.sql")),
 ];
 
 /// What the handlers share.

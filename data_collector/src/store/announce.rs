@@ -37,15 +37,13 @@ impl Announcer {
         trace: &Trace,
         now: i64,
     ) -> anyhow::Result<usize> {
-        let interests: Vec<InterestRow> = on!(&mut *tx, |tx| {
-            sqlx::query_as("SELECT * FROM user_interest WHERE airport = $1 ORDER BY account")
+        let first: Option<i64> = on!(&mut *tx, |tx| {
+            sqlx::query_scalar("SELECT MIN(evaluate_from) FROM user_interest WHERE airport = $1")
                 .bind(airport.as_str())
-                .fetch_all(&mut **tx)
+                .fetch_one(&mut **tx)
                 .await?
         });
-        let interests =
-            interests.into_iter().map(InterestRow::interest).collect::<anyhow::Result<Vec<_>>>()?;
-        let first = interests.iter().map(|interest| interest.evaluate_from).min().unwrap_or(i64::MAX);
+        let first = first.unwrap_or(i64::MAX);
         let windows: Vec<CountRow> = on!(&mut *tx, |tx| {
             sqlx::query_as(
                 "SELECT window_begin, window_end, arrivals, departures FROM airport_window AS w \
@@ -59,6 +57,8 @@ impl Announcer {
             .fetch_all(&mut **tx)
             .await?
         });
+        // Nearly always there is nothing new, and the many who watch the airport need not be read.
+        let interests = if windows.is_empty() { Vec::new() } else { watchers(tx, airport).await? };
         let known_from = first_data(tx, airport).await?;
         let mut messages = 0;
         for window in windows.into_iter().map(CountRow::counted) {
@@ -140,6 +140,17 @@ impl Announcer {
             users: users.iter().map(user).collect(),
         })
     }
+}
+
+/// The interests in an airport, by account.
+async fn watchers(tx: &mut Tx, airport: Icao) -> anyhow::Result<Vec<Interest>> {
+    let rows: Vec<InterestRow> = on!(tx, |tx| {
+        sqlx::query_as("SELECT * FROM user_interest WHERE airport = $1 ORDER BY account")
+            .bind(airport.as_str())
+            .fetch_all(&mut **tx)
+            .await?
+    });
+    rows.into_iter().map(InterestRow::interest).collect()
 }
 
 async fn mark_announced(tx: &mut Tx, airport: Icao, begin: i64) -> sqlx::Result<()> {

@@ -103,8 +103,11 @@ impl Store {
             metric: wanted.metric,
             notify: wanted.notify,
             revision: next_revision(&mut tx, account).await?,
-            // A change keeps the windows that are still to be announced.
-            evaluate_from: before.as_ref().map_or(latest.begin, |before| before.evaluate_from),
+            // A change keeps the windows that are still to be announced, and takes back a start that lies ahead because
+            // the clock once did.
+            evaluate_from: before
+                .as_ref()
+                .map_or(latest.begin, |before| before.evaluate_from.min(latest.begin)),
             created_at: before.as_ref().map_or(on.now, |before| before.created_at),
             updated_at: on.now,
         };

@@ -2,6 +2,7 @@
 
 use common::clock::rfc3339;
 use common::testing::eventually;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::expected::DAY;
@@ -27,6 +28,35 @@ async fn a_clock_that_jumps_back_and_forth_stores_each_window_once() {
         let messages = world.messages_when(4).await;
         let begins: Vec<i64> = messages.iter().map(|message| message.window_begin).collect();
         assert_eq!(begins, [TODAY - DAY, TODAY, TODAY + DAY, TODAY + 2 * DAY]);
+    }
+}
+
+#[tokio::test]
+async fn an_interest_made_while_the_clock_was_ahead_is_evaluated_again_once_it_is_changed() {
+    for db in databases().await {
+        let setup = Setup { flags: &["--collect-backfill", "1d"], two_clocks: true, ..Setup::default() };
+        let world = World::with(&db, setup).await;
+        let (ada, bob) = (world.person("ada@example.com"), world.person("bob@example.com"));
+        ada.put("KBTV", json!({})).await;
+        world.messages_when(1).await;
+        world.time.set(NOON + 30 * DAY);
+        bob.put("KBTV", json!({})).await;
+        world.time.set(NOON);
+        let change = bob.send(Method::PATCH, "/interests/KBTV", json!({"high_value": 1})).await;
+        assert_eq!(change.status(), StatusCode::OK);
+        let message = &world.messages_when(2).await[1];
+        let who: Vec<_> = message.users.iter().map(|user| user.account).collect();
+        assert_eq!((message.window_begin, who), (TODAY - DAY, vec![Some(bob.account)]));
+        drop((ada, bob));
+        for time in [&world.time, &world.replay_time] {
+            time.set(NOON + DAY);
+        }
+        // Collection pauses for an hour when clocks differ; a restart is sooner.
+        let mut world = world;
+        world.stop().await;
+        world.start().await;
+        let next = &world.messages_when(3).await[2];
+        assert_eq!((next.window_begin, next.users.len()), (TODAY, 2));
     }
 }
 
