@@ -27,17 +27,16 @@ const SKEW_PAUSE: Duration = Duration::from_secs(3600);
 impl Collector {
     /// Takes the credits of a window; where there are none its claim is given back, and there is a pause.
     pub(super) async fn lacks_credits(&self, claim: &Claim, day: i64) -> anyhow::Result<Option<Pause>> {
-        let (pause, why) = match self.store.take_credits(day, self.daily_credits, WINDOW_CREDITS).await? {
+        let why = match self.store.take_credits(day, self.daily_credits, WINDOW_CREDITS).await? {
             Budget::Taken => return Ok(None),
-            Budget::Spent => (Pause::Idle, "the day's credits with OpenSky are used up".to_owned()),
+            Budget::Spent => "the day's credits with OpenSky are used up".to_owned(),
             Budget::Paused(seconds) => {
-                let wait = Duration::from_secs(seconds.unsigned_abs());
-                (Pause::Until(Instant::now() + wait), OpenSkyError::RateLimited(wait).to_string())
+                OpenSkyError::RateLimited(Duration::from_secs(seconds.unsigned_abs())).to_string()
             }
         };
         self.store.release(claim, None).await?;
         self.progress.set_obstacle(Some(why));
-        Ok(Some(pause))
+        Ok(Some(Pause::Idle))
     }
 
     /// Fetches and stores one window; says whether to pause afterwards.
@@ -137,7 +136,8 @@ impl Collector {
                 self.store.pause(seconds(wait)).await?;
                 self.store.release(claim, None).await?;
                 self.progress.set_obstacle(Some(error.to_string()));
-                Ok(Some(Pause::Until(Instant::now() + wait)))
+                // The budget says so until then, to all replicas.
+                Ok(Some(Pause::Idle))
             }
             OpenSkyError::Rejected(_) => {
                 tracing::error!(%error, "collection stops");

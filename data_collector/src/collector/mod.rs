@@ -23,7 +23,7 @@ use crate::window::Grid;
 
 /// Requests that a window takes at most: two calls, each with a token fetch and a repeat of both.
 const REQUESTS: u32 = 8;
-/// How often the database is asked for windows that nobody told us of.
+/// How often the database is asked for windows that nobody told us of, and for credits.
 const LOOK: Duration = Duration::from_secs(5);
 
 pub(crate) struct Collector {
@@ -54,7 +54,7 @@ pub(crate) fn claim_for(timeout: Duration) -> i64 {
 
 /// Why the collector stops for now.
 enum Pause {
-    /// Nothing is due.
+    /// Nothing is due, or there are no credits for it: the database tells when that has changed.
     Idle,
     /// Nothing will be answered before then.
     Until(Instant),

@@ -90,7 +90,7 @@ async fn calls_without_an_answer_use_up_no_credits() {
 }
 
 #[tokio::test]
-async fn a_pause_outlives_a_restart() {
+async fn a_pause_outlives_a_restart_and_ends_when_the_operator_says_so() {
     for db in databases().await {
         let mut world = World::new(&db, &["--collect-backfill", "2d"]).await;
         let ada = world.person("ada@example.com");
@@ -106,6 +106,14 @@ async fn a_pause_outlives_a_restart() {
         let status = ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
         assert!(status["obstacle"].as_str().unwrap().contains("used up"), "{status}");
         assert_eq!(world.replay.stats().await["arrival"], json!({"429": 1}));
+        let store = common::db::connect_for_tests(&db.url);
+        common::on!(&store, |pool| sqlx::query("UPDATE credit SET paused_until = 0, remaining = 1000")
+            .execute(pool)
+            .await
+            .map(|_| ()))
+        .unwrap();
+        let status = ada.collected().await;
+        assert!(status["credits"]["paused_until"].is_null(), "{status}");
     }
 }
 
