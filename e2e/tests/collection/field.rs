@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use axum::{Json, Router, routing::get};
 use common::auth::{Feed, Signer};
+use common::bus::Log;
 use common::clock::Clock;
+use common::messages::{Message, WindowCounted};
 use common::on;
 use common::testing::{TestDb, temp_path};
 use common::types::{Account, Email};
@@ -19,34 +21,45 @@ use serde_json::{Value, json};
 
 /// How long a call to OpenSky may take.
 const TIMEOUT: &str = "1s";
+/// How a log's URL begins.
+const LOG: &str = "log:";
+/// The replay's endpoints that tell flights.
+pub(crate) const FLIGHTS: [&str; 2] = ["arrival", "departure"];
 
 pub(crate) struct Field {
     pub(crate) db: TestDb,
     /// Where the messages go.
-    pub(crate) log: PathBuf,
+    bus: String,
     feed: String,
-    /// Of the one who watches everything.
+    /// The one who watches everything.
+    pub(crate) account: Account,
+    pub(crate) email: Email,
     token: String,
     pub(crate) replay: Replay,
     http: reqwest::Client,
 }
 
 impl Field {
-    /// A replay, and nobody yet who asks it.
+    /// A replay, and nobody yet who asks it; messages go to a log.
     pub(crate) async fn new(db: TestDb) -> Field {
+        Field::over(db, format!("{LOG}{}", temp_path("bus.db").display())).await
+    }
+
+    /// The same; messages go to `bus`, a URL.
+    pub(crate) async fn over(db: TestDb, bus: String) -> Field {
         let signer = Signer::from_pkcs8("test", &Signer::generate().unwrap()).unwrap();
         let email = "ada@example.com".parse::<Email>().unwrap();
-        let token = signer.token(Account::new_random(), &email, Clock::System.now()).unwrap();
+        let account = Account::new_random();
+        let token = signer.token(account, &email, Clock::System.now()).unwrap();
         let feed = serve(Feed { keys: vec![signer.public().clone()], revoked: Vec::new() }).await;
-        let log = temp_path("bus.db");
         let http = common::http::client(Duration::from_secs(60)).unwrap();
-        let replay = Replay::start("127.0.0.1:0", &[]).await;
-        Field { db, log, feed, token, replay, http }
+        let replay = Replay::start("127.0.0.1:0", &["--latency=5ms"]).await;
+        Field { db, bus, feed, account, email, token, replay, http }
     }
 
     /// Starts a data_collector that looks `days` back.
     pub(crate) async fn collector(&self, node: &str, days: i64) -> Collector {
-        let (backfill, bus) = (format!("{days}d"), format!("log:{}", self.log.display()));
+        let backfill = format!("{days}d");
         let (api, token) = (format!("{}/api", self.replay.url()), format!("{}/token", self.replay.url()));
         let environment = [
             ("LISTEN", "127.0.0.1:0"),
@@ -54,7 +67,7 @@ impl Field {
             ("LOG_FORMAT", "json"),
             ("NODE", node),
             ("DATABASE_URL", self.db.url.expose_secret()),
-            ("BUS_URL", &bus),
+            ("BUS_URL", &self.bus),
             ("KEY_FEED_URL", &self.feed),
             ("OPENSKY_API_URL", &api),
             ("OPENSKY_TOKEN_URL", &token),
@@ -71,13 +84,46 @@ impl Field {
         ];
         let process = Process::start("data_collector", &[], &environment);
         let (addr, admin) = addresses(&process).await;
-        let collector =
-            Collector { process, addr, admin, http: self.http.clone(), token: self.token.clone() };
+        let collector = Collector {
+            node: node.to_owned(),
+            process,
+            addr,
+            admin,
+            http: self.http.clone(),
+            token: self.token.clone(),
+        };
         eventually("the keys", async || {
             (collector.send(Method::GET, "/interests", json!({})).await.0 == StatusCode::OK).then_some(())
         })
         .await;
         collector
+    }
+
+    /// The messages in the log, which nobody may have open.
+    pub(crate) async fn told(&self) -> Vec<Vec<u8>> {
+        let log = Log::open(Path::new(self.bus.strip_prefix(LOG).unwrap())).await.unwrap();
+        let records = log.read_all(WindowCounted::TOPIC).await.unwrap();
+        records.into_iter().map(|record| record.payload).collect()
+    }
+
+    /// How many messages are not known to have left: those may come again from somebody else.
+    pub(crate) async fn unacknowledged(&self) -> i64 {
+        let db = common::db::connect_for_tests(&self.db.url);
+        let text = "SELECT COUNT(*) FROM outbox WHERE published_at IS NULL";
+        let count = on!(&db, |pool| sqlx::query_scalar(text).fetch_one(pool).await).unwrap();
+        db.close().await;
+        count
+    }
+
+    /// The names of those who have stored windows.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn stored_by(&self) -> Vec<String> {
+        let db = common::db::connect_for_tests(&self.db.url);
+        let text =
+            "SELECT DISTINCT claimed_by FROM airport_window WHERE state = 'stored' ORDER BY claimed_by";
+        let names = on!(&db, |pool| sqlx::query_scalar(text).fetch_all(pool).await).unwrap();
+        db.close().await;
+        names
     }
 
     /// The operator knows that OpenSky can be asked again.
@@ -155,6 +201,7 @@ impl Replay {
 
 /// A running data_collector, and somebody with an account.
 pub(crate) struct Collector {
+    pub(crate) node: String,
     pub(crate) process: Process,
     addr: SocketAddr,
     admin: SocketAddr,
@@ -201,10 +248,21 @@ impl Collector {
         }
     }
 
+    async fn metrics(&self) -> String {
+        let metrics = reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap();
+        metrics.text().await.unwrap()
+    }
+
+    /// A counter or a gauge that has no labels of its own.
+    pub(crate) async fn metric(&self, name: &str) -> i64 {
+        let text = self.metrics().await;
+        let line = text.lines().find(|line| line.contains(&format!("{name}{{"))).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
     /// How its calls to OpenSky ended.
     pub(crate) async fn outcomes(&self) -> BTreeMap<String, i64> {
-        let metrics = reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap();
-        let text = metrics.text().await.unwrap();
+        let text = self.metrics().await;
         let calls = text.lines().filter_map(|line| {
             let (_, rest) = line.split_once("opensky_calls_total{")?;
             let (outcome, count) = rest.split_once("outcome=\"")?.1.split_once("\"} ")?;
@@ -229,15 +287,14 @@ impl Collector {
             .await
     }
 
-    /// The outbox is empty: every message is on the bus.
-    pub(crate) async fn has_told_everything(&self) {
+    /// Stops it when every message is on the bus.
+    pub(crate) async fn stops_with_everything_told(self) {
         eventually("everything told", async || {
-            let metrics = reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap();
-            let text = metrics.text().await.unwrap();
-            let waiting = text.lines().find(|line| line.contains("outbox_waiting_messages{"))?;
-            waiting.ends_with("} 0").then_some(())
+            (self.metric("outbox_waiting_messages").await == 0).then_some(())
         })
         .await;
+        assert!(!self.process.output().contains("panicked"), "{}", self.process.output());
+        assert_eq!(self.process.stop().await, Some(0));
     }
 }
 
