@@ -74,9 +74,9 @@ impl Catalogue {
         codes.into_iter().map(|(_, icao)| icao).collect()
     }
 
-    /// The `count` airports that match best: first those whose code is `query`, then those whose name, city or code begins
+    /// The airports that match, the best first: those whose code is `query`, then those whose name, city or code begins
     /// with it, then those that have all its words in their name, city and codes. Case and accents do not matter.
-    pub(crate) fn search(&self, query: &str, count: usize) -> Vec<&Airport> {
+    pub(crate) fn search(&self, query: &str) -> Vec<&Airport> {
         let query = folded(query);
         let words: Vec<&str> = query.split_whitespace().collect();
         let mut found: Vec<((Match, bool), &Airport)> = self
@@ -89,7 +89,7 @@ impl Catalogue {
             .collect();
         // The sort is stable: equals stay in the order of their codes.
         found.sort_by_key(|(place, _)| *place);
-        found.into_iter().take(count).map(|(_, airport)| airport).collect()
+        found.into_iter().map(|(_, airport)| airport).collect()
     }
 }
 
@@ -142,7 +142,7 @@ mod tests {
 
     fn found(query: &str) -> Vec<&'static str> {
         static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| Catalogue::load().unwrap());
-        CATALOGUE.search(query, 5).into_iter().map(|airport| airport.icao.as_str()).collect()
+        CATALOGUE.search(query).into_iter().take(5).map(|airport| airport.icao.as_str()).collect()
     }
 
     #[test]

@@ -16,7 +16,6 @@ use crate::airports::Catalogue;
 use crate::opensky::Flight;
 use crate::store::{Announcer, Fetched, Store};
 use crate::unsubscribe::Signer;
-use crate::window::Grid;
 
 /// What was seen at each airport on a day.
 type Day = BTreeMap<Icao, Fetched>;
@@ -41,6 +40,7 @@ impl Loader {
         days: usize,
     ) -> anyhow::Result<Loader> {
         let store = Store::new(common::db::open(url, &migrations(MIGRATIONS)).await?);
+        store.set_window_length(DAY, begin).await?;
         let mut loader = Loader { store, days: VecDeque::new(), next: begin };
         loader.days.resize_with(days, Day::new);
         for line in recording.lines() {
@@ -84,8 +84,7 @@ impl Loader {
         for airport in self.days.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>() {
             self.store.watch_from(*airport, self.next).await?;
         }
-        let grid = Grid { length: DAY, lag: 0 };
-        self.store.plan_all(grid, self.next + DAY, &Trace::start()).await
+        self.store.plan_all(0, 0, self.next + DAY, &Trace::start()).await
     }
 
     /// Stores the next day as the collector does: each window claimed, and stored in a transaction of its own. Nobody is
@@ -97,9 +96,7 @@ impl Loader {
         };
         let (nothing, mut stored) = (nothing(), 0);
         let day = self.days.front().context("a day")?;
-        while let Some(claim) =
-            self.store.claim("bench", 300, false, Grid { length: DAY, lag: 0 }, self.next + DAY).await?
-        {
+        while let Some(claim) = self.store.claim("bench", 300, false, 0, self.next + DAY).await? {
             let fetched = day.get(&claim.airport).unwrap_or(&nothing);
             self.store.store_window(&claim, fetched, &announcer, self.next + DAY).await?;
             stored += 1;

@@ -15,7 +15,6 @@ use secrecy::SecretString;
 
 use crate::circuit_breaker::Settings;
 use crate::opensky::{Credentials, Fault};
-use crate::window::Grid;
 
 /// Options of data_collector.
 #[derive(Args, Clone, Debug)]
@@ -106,7 +105,7 @@ pub struct OpenSkyArgs {
     #[arg(long, env = "OPENSKY_DAILY_CREDITS", default_value_t = 4000, value_parser = clap::value_parser!(i64).range(0..))]
     pub opensky_daily_credits: i64,
     /// How long a call may take
-    #[arg(long, env = "OPENSKY_TIMEOUT", value_parser = nonzero, default_value = "30s")]
+    #[arg(long, env = "OPENSKY_TIMEOUT", value_parser = call, default_value = "30s")]
     pub opensky_timeout: Duration,
 }
 
@@ -144,19 +143,19 @@ pub struct CollectArgs {
     #[arg(long, env = "COLLECT_WINDOW", default_value = "24h")]
     pub collect_window: WindowLength,
     /// How long after its end a window is closed
-    #[arg(long, env = "COLLECT_LAG", value_parser = parse_duration, default_value = "12h")]
+    #[arg(long, env = "COLLECT_LAG", value_parser = bounded, default_value = "12h")]
     pub collect_lag: Duration,
     /// Time from one collection cycle to the next
     #[arg(long, env = "COLLECT_EVERY", value_parser = positive, default_value = "12h")]
     pub collect_every: Duration,
     /// How far back a newly watched airport is collected
-    #[arg(long, env = "COLLECT_BACKFILL", value_parser = parse_duration, default_value = "7d")]
+    #[arg(long, env = "COLLECT_BACKFILL", value_parser = bounded, default_value = "7d")]
     pub collect_backfill: Duration,
     /// How long after a window's end no flights at all may still be a gap in the data
-    #[arg(long, env = "COLLECT_SETTLE", value_parser = parse_duration, default_value = "36h")]
+    #[arg(long, env = "COLLECT_SETTLE", value_parser = bounded, default_value = "36h")]
     pub collect_settle: Duration,
     /// How long after its end an unanswered window is given up
-    #[arg(long, env = "COLLECT_GIVE_UP", value_parser = parse_duration, default_value = "14d")]
+    #[arg(long, env = "COLLECT_GIVE_UP", value_parser = bounded, default_value = "14d")]
     pub collect_give_up: Duration,
     /// How long flights are kept; counts stay
     #[arg(long, env = "FLIGHT_RETENTION", value_parser = parse_duration, default_value = "400d")]
@@ -164,8 +163,14 @@ pub struct CollectArgs {
 }
 
 impl CollectArgs {
-    pub(crate) fn grid(&self) -> Grid {
-        Grid { length: self.collect_window.0, lag: seconds(self.collect_lag) }
+    /// Checks what no option can check by itself.
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        if seconds(self.collect_backfill) / self.collect_window.0 > MOST_WINDOWS {
+            return Err(StartError::new(format!(
+                "COLLECT_BACKFILL: that is more than {MOST_WINDOWS} windows"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -173,6 +178,9 @@ impl CollectArgs {
 pub(crate) fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
+
+/// Windows that one interest may make due at once.
+const MOST_WINDOWS: i64 = 11_000;
 
 /// In seconds.
 const YEAR: u64 = 366 * 86_400;
@@ -185,14 +193,30 @@ fn positive(text: &str) -> Result<Duration, String> {
 }
 
 fn nonzero(text: &str) -> Result<Duration, String> {
+    let duration = bounded(text)?;
+    (!duration.is_zero()).then_some(duration).ok_or_else(|| "must be more than nothing".to_owned())
+}
+
+/// A call holds a claim, which holds for less than a day.
+fn call(text: &str) -> Result<Duration, String> {
+    let duration = nonzero(text)?;
+    (duration.as_secs() <= 3600).then_some(duration).ok_or_else(|| "must be at most an hour".to_owned())
+}
+
+fn bounded(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
-    let fits = !duration.is_zero() && duration.as_secs() <= YEAR;
-    fits.then_some(duration).ok_or_else(|| "must be more than nothing, and at most a year".to_owned())
+    (duration.as_secs() <= YEAR).then_some(duration).ok_or_else(|| "must be at most a year".to_owned())
 }
 
 /// A window's length in seconds: from a minute to a day, a divisor of a day.
 #[derive(Clone, Copy, Debug)]
 pub struct WindowLength(i64);
+
+impl WindowLength {
+    pub(crate) fn seconds(self) -> i64 {
+        self.0
+    }
+}
 
 impl FromStr for WindowLength {
     type Err = String;
@@ -235,5 +259,56 @@ impl BreakerArgs {
             success_threshold: self.breaker_success_threshold,
             timeout: self.breaker_timeout,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn config(options: &[&str]) -> Result<Config, clap::Error> {
+        Cli::try_parse_from([&["data_collector"], options].concat()).map(|cli| cli.config)
+    }
+
+    #[test]
+    fn the_breakers_parameters_are_the_operators() {
+        let settings = |options: &[&str]| config(options).unwrap().breaker.settings();
+        let timeout = Duration::from_secs(60);
+        assert_eq!(settings(&[]), Settings { failure_threshold: 5, success_threshold: 1, timeout });
+        let options =
+            ["--breaker-failure-threshold=2", "--breaker-success-threshold=3", "--breaker-timeout=90s"];
+        let timeout = Duration::from_secs(90);
+        assert_eq!(settings(&options), Settings { failure_threshold: 2, success_threshold: 3, timeout });
+    }
+
+    #[test]
+    fn what_is_without_bounds_is_refused() {
+        for option in [
+            "--collect-window=25h",
+            "--collect-window=7h",
+            "--collect-window=30s",
+            "--collect-lag=400d",
+            "--collect-backfill=400d",
+            "--collect-settle=400d",
+            "--collect-give-up=400d",
+            "--collect-every=0s",
+            "--opensky-timeout=2h",
+            "--opensky-timeout=0s",
+            "--opensky-daily-credits=-1",
+            "--max-interests=0",
+        ] {
+            assert!(config(&[option]).is_err(), "{option}");
+        }
+        let most = config(&["--collect-window=1m", "--collect-backfill=8d"]).unwrap();
+        assert!(most.collect.check().unwrap_err().to_string().contains("COLLECT_BACKFILL"));
+        config(&["--collect-window=1m", "--collect-backfill=7d"]).unwrap().collect.check().unwrap();
     }
 }

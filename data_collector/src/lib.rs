@@ -20,7 +20,7 @@ mod users;
 mod window;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use axum::Router;
@@ -33,7 +33,7 @@ use common::messages::{Message, WindowCounted};
 use common::outbox::Relay;
 use common::service::{Parts, StartError, Tasks, bind, local_addr};
 use common::telemetry::Metrics;
-use common::types::Thresholds;
+use common::types::{Direction, Thresholds};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,6 @@ use crate::circuit_breaker::CircuitBreaker;
 use crate::collector::{Collector, Meters, Progress};
 use crate::opensky::OpenSky;
 use crate::store::{Announcer, Store};
-use crate::window::Grid;
 
 /// The database's tables.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -54,7 +53,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("outbox", include_str!("../migrations/0002_outbox.sql")),
     ("flights_by_time", include_str!("../migrations/0003_flights_by_time.sql")),
     ("pause", include_str!("../migrations/0004_pause.sql")),
-    ("first_evaluation", include_str!("../migrations/0005_first_evaluation.sql")),
+    ("planning", include_str!("../migrations/0005_planning.sql")),
 ];
 
 /// What the handlers share.
@@ -65,7 +64,8 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) announcer: Announcer,
     pub(crate) verifier: Verifier,
-    pub(crate) grid: Grid,
+    /// How long after its end a window is closed, in seconds.
+    pub(crate) lag: i64,
     /// How far back a newly watched airport is collected, in seconds.
     pub(crate) backfill: i64,
     pub(crate) defaults: Thresholds,
@@ -99,6 +99,7 @@ impl App {
     /// Opens the database and the bus, reads the catalogue, and binds the ports.
     pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
         config.check_urls()?;
+        config.collect.check()?;
         let credentials = config.opensky.credentials()?;
         let defaults = config.default_thresholds()?;
         let database_url = config.database.url()?;
@@ -113,6 +114,7 @@ impl App {
         let relay = Relay::new(db.clone(), bus.clone(), &config.node.node, &mut metrics);
         let forgotten = Consumer::new(bus.clone(), users::GROUP, &mut metrics);
         let store = Store::new(db);
+        store.set_window_length(config.collect.collect_window.seconds(), parts.flight_clock.now()).await?;
         let secret = store.signing_key("unsubscribe", &unsubscribe::Signer::fresh_secret()?).await?;
         let announcer = Announcer {
             catalogue: Arc::new(Catalogue::load()?),
@@ -137,7 +139,7 @@ impl App {
             flight_clock: parts.flight_clock.clone(),
             store: store.clone(),
             announcer: announcer.clone(),
-            grid: config.collect.grid(),
+            lag: config::seconds(config.collect.collect_lag),
             backfill: config::seconds(config.collect.collect_backfill),
             defaults,
             max_interests: config.max_interests,
@@ -152,7 +154,7 @@ impl App {
             opensky,
             breaker,
             announcer,
-            grid: config.collect.grid(),
+            lag: config::seconds(config.collect.collect_lag),
             daily_credits: config.opensky.opensky_daily_credits,
             claim_for: collector::claim_for(config.opensky.opensky_timeout),
             collect: config.collect,
@@ -162,6 +164,7 @@ impl App {
             outbox: relay.wake(),
             progress,
             meters: Meters::new(&mut metrics),
+            first: Mutex::new(Direction::Arrivals),
         };
         let routes = api::router().merge(seed_routes::router()).with_state(state.clone());
         let api = layers(routes, &mut metrics);

@@ -119,7 +119,7 @@ async fn remove(
             let airport = state.code(&code)?;
             match state.remove(caller.0.sub, airport, &trace).await? {
                 true => Ok(json!({"airport": airport, "status": StatusCode::OK.as_u16()})),
-                false => Err(Error::NoInterest(airport)),
+                false => Err(state.no_interest(airport)),
             }
         };
         results.push(outcome(&code, removed.await));

@@ -29,38 +29,69 @@ impl Window {
     }
 }
 
-/// How windows lie on the time line: each day is cut into windows of `length` from midnight on; a window is closed
-/// when it ended at least `lag` ago. Both in seconds; `length` divides a day.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Grid {
+/// From a midnight on windows have this length, both in seconds; the length divides a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Length {
+    pub(crate) effective_from: i64,
     pub(crate) length: i64,
-    pub(crate) lag: i64,
+}
+
+/// How windows lie on the time line: each day is cut from midnight on into windows of the length that it has; a window is
+/// closed when it ended at least `lag` seconds ago.
+#[derive(Clone, Debug)]
+pub(crate) struct Grid {
+    /// The oldest first; the first is in force before its time, too.
+    lengths: Vec<Length>,
+    lag: i64,
 }
 
 impl Grid {
+    pub(crate) fn new(lengths: Vec<Length>, lag: i64) -> Grid {
+        Grid { lengths, lag }
+    }
+
+    /// How long the windows are at a time.
+    fn length(&self, time: i64) -> i64 {
+        let begun = self.lengths.iter().rev().find(|length| length.effective_from <= time);
+        begun.or(self.lengths.first()).map_or(DAY, |length| length.length)
+    }
+
+    /// The window that a time lies in.
+    fn around(&self, time: i64) -> Window {
+        let length = self.length(time);
+        let begin = time.div_euclid(length) * length;
+        Window { begin, end: begin + length }
+    }
+
     /// The end of the latest closed window.
     pub(crate) fn closed_until(&self, now: i64) -> i64 {
-        (now - self.lag).div_euclid(self.length) * self.length
+        self.around(now - self.lag).begin
     }
 
     /// The latest closed window.
     pub(crate) fn latest(&self, now: i64) -> Window {
-        let end = self.closed_until(now);
-        Window { begin: end - self.length, end }
+        self.around(self.closed_until(now) - 1)
+    }
+
+    /// The flight time from which on a window is closed.
+    pub(crate) fn closes(&self, window: Window) -> i64 {
+        window.end + self.lag
     }
 
     /// The windows that lie between `from` and `until`, oldest first.
     pub(crate) fn between(&self, from: i64, until: i64) -> impl Iterator<Item = Window> {
-        let (length, first) = (self.length, (from + self.length - 1).div_euclid(self.length) * self.length);
-        (0..)
-            .map(move |n| Window { begin: first + n * length, end: first + (n + 1) * length })
+        let first = match self.around(from) {
+            window if window.begin == from => window,
+            window => self.around(window.end),
+        };
+        std::iter::successors(Some(first), |window| Some(self.around(window.end)))
             .take_while(move |window| window.end <= until)
     }
+}
 
-    /// The end of the latest closed UTC day.
-    pub(crate) fn days_closed_until(&self, now: i64) -> i64 {
-        (now - self.lag).div_euclid(DAY) * DAY
-    }
+/// The end of the latest closed UTC day.
+pub(crate) fn days_closed_until(now: i64, lag: i64) -> i64 {
+    (now - lag).div_euclid(DAY) * DAY
 }
 
 #[cfg(test)]
@@ -68,20 +99,47 @@ mod tests {
     use super::*;
 
     const MIDNIGHT: i64 = 986_256_000;
+    const HOUR: i64 = 3600;
+
+    fn grid(lengths: &[(i64, i64)], lag: i64) -> Grid {
+        let length = |(effective_from, length): &(i64, i64)| Length {
+            effective_from: *effective_from,
+            length: *length,
+        };
+        Grid::new(lengths.iter().map(length).collect(), lag)
+    }
 
     #[test]
     fn a_window_closes_when_the_lag_is_over() {
-        let grid = Grid { length: DAY, lag: 12 * 3600 };
+        let grid = grid(&[(0, DAY)], 12 * 3600);
         assert_eq!(grid.latest(MIDNIGHT + 12 * 3600 - 1).end, MIDNIGHT - DAY);
         assert_eq!(grid.latest(MIDNIGHT + 12 * 3600), Window { begin: MIDNIGHT - DAY, end: MIDNIGHT });
     }
 
     #[test]
     fn windows_between_are_aligned_and_complete() {
-        let grid = Grid { length: 6 * 3600, lag: 0 };
-        let begins: Vec<i64> =
-            grid.between(MIDNIGHT + 1, MIDNIGHT + DAY).map(|w| (w.begin - MIDNIGHT) / 3600).collect();
+        let begins: Vec<i64> = grid(&[(0, 6 * HOUR)], 0)
+            .between(MIDNIGHT + 1, MIDNIGHT + DAY)
+            .map(|w| (w.begin - MIDNIGHT) / HOUR)
+            .collect();
         assert_eq!(begins, [6, 12, 18]);
+    }
+
+    #[test]
+    fn another_length_begins_at_its_midnight_and_leaves_no_gap() {
+        let lengths = [1, 2, 4, 6, 8, 12, 24].map(|hours| hours * HOUR);
+        for (before, after) in lengths.iter().flat_map(|before| lengths.map(|after| (*before, after))) {
+            let grid = grid(&[(0, before), (MIDNIGHT, after)], HOUR);
+            let windows: Vec<Window> = grid.between(MIDNIGHT - DAY, MIDNIGHT + DAY).collect();
+            assert_eq!((windows[0].begin, windows.last().unwrap().end), (MIDNIGHT - DAY, MIDNIGHT + DAY));
+            assert!(windows.windows(2).all(|pair| pair[0].end == pair[1].begin));
+            for window in &windows {
+                assert_eq!(window.end - window.begin, if window.begin < MIDNIGHT { before } else { after });
+                // It is the latest from its own close up to the next one's.
+                assert_eq!(grid.latest(window.end + HOUR), *window);
+                assert_ne!(grid.latest(window.end + HOUR - 1), *window);
+            }
+        }
     }
 
     #[test]

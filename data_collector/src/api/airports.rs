@@ -13,6 +13,7 @@ use crate::airports::Airport;
 use crate::dto::{DayView, FlightView, Page, Side, Time};
 use crate::error::Error;
 use crate::store::{Cursor, Day, FlightQuery};
+use crate::window::days_closed_until;
 
 /// In characters: every word of a query is compared with every airport.
 const LONGEST_QUERY: usize = 100;
@@ -20,7 +21,9 @@ const LONGEST_QUERY: usize = 100;
 #[derive(Deserialize)]
 pub(super) struct Search {
     query: String,
-    limit: Option<usize>,
+    limit: Option<i64>,
+    /// How many were told before.
+    cursor: Option<usize>,
 }
 
 pub(super) async fn search(
@@ -32,9 +35,13 @@ pub(super) async fn search(
         let what = format!("query must be a name, a city or a code, of at most {LONGEST_QUERY} characters");
         return Err(Invalid(what).into());
     }
-    let limit = page_limit(search.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX)))?;
-    let found = state.announcer.catalogue.search(&search.query, usize::try_from(limit).unwrap_or(100));
-    Ok(Json(Page::whole(found.into_iter().cloned().collect())))
+    let limit = usize::try_from(page_limit(search.limit)?).unwrap_or(usize::MAX);
+    let (found, before) = (state.announcer.catalogue.search(&search.query), search.cursor.unwrap_or(0));
+    let items: Vec<Airport> =
+        found.iter().skip(before).take(limit).map(|airport| (*airport).clone()).collect();
+    let told = before.saturating_add(items.len());
+    let next_cursor = (told < found.len()).then(|| told.to_string());
+    Ok(Json(Page { items, next_cursor }))
 }
 
 fn page_limit(limit: Option<i64>) -> Result<i64, Invalid> {
@@ -182,7 +189,7 @@ impl State {
         if !(1..=3660).contains(&days) {
             return Err(Invalid("days must be from 1 to 3660".to_owned()).into());
         }
-        let to = self.grid.days_closed_until(self.flight_clock.now());
+        let to = days_closed_until(self.flight_clock.now(), self.lag);
         Ok(self.store.days(airport, to - days * DAY, to).await?)
     }
 

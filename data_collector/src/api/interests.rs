@@ -28,7 +28,7 @@ impl State {
         trace: &Trace,
     ) -> Result<Saved, Error> {
         let on = Evaluation {
-            grid: self.grid,
+            lag: self.lag,
             backfill: self.backfill,
             now: self.flight_clock.now(),
             announcer: &self.announcer,
@@ -144,7 +144,7 @@ pub(super) async fn get_interest(
     let airport = state.code(&code)?;
     let interests = state.store.interests(claims.sub).await?;
     let interest = interests.into_iter().find(|interest| interest.airport == airport);
-    Ok(Json(state.view(interest.ok_or(Error::NoInterest(airport))?).await?))
+    Ok(Json(state.view(interest.ok_or_else(|| state.no_interest(airport))?).await?))
 }
 
 pub(super) async fn delete_interest(
@@ -156,7 +156,7 @@ pub(super) async fn delete_interest(
     let airport = state.code(&code)?;
     match state.remove(claims.sub, airport, &trace).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Err(Error::NoInterest(airport)),
+        false => Err(state.no_interest(airport)),
     }
 }
 

@@ -63,6 +63,14 @@ impl State {
         }
     }
 
+    /// Why there is no interest in an airport. One that the catalogue does not know any more may have some still.
+    pub(crate) fn no_interest(&self, airport: Icao) -> Error {
+        match self.announcer.catalogue.get(airport) {
+            Some(_) => Error::NoInterest(airport),
+            None => self.unknown(airport.as_str()),
+        }
+    }
+
     fn unknown(&self, code: &str) -> Error {
         let airport: String = code.trim().to_uppercase().chars().take(LONGEST_CODE).collect();
         let nearest = self.announcer.catalogue.nearest(&airport, 5);

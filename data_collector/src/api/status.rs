@@ -29,7 +29,7 @@ pub(super) async fn status(
     let time = |time: i64| (time != 0).then(|| rfc3339(time));
     let last_cycle = time(state.progress.last_cycle.load(Ordering::Relaxed));
     let next_cycle = time(state.progress.next_cycle.load(Ordering::Relaxed));
-    let waiting = store.waiting().await?;
+    let waiting = store.waiting(state.lag, now).await?;
     let mut standings: Vec<_> = store.standings(claims.sub, None).await?.into_iter().collect();
     standings.sort_unstable_by_key(|(airport, _)| *airport);
     let airport = |(airport, standing): (Icao, Standing)| {
@@ -43,11 +43,11 @@ pub(super) async fn status(
     let airports: Vec<Value> = standings.into_iter().map(airport).collect();
     Ok(Json(json!({
         "breaker": breaker(&state),
-        "credits": credits(&state, now, waiting).await?,
+        "credits": credits(&state, now, waiting.ready).await?,
         "time": rfc3339(now),
         "last_cycle": last_cycle,
         "next_cycle": next_cycle,
-        "waiting": waiting,
+        "waiting": waiting.due,
         "obstacle": state.progress.obstacle(),
         "airports": airports,
     })))
@@ -61,16 +61,16 @@ fn breaker(state: &State) -> Value {
     breaker
 }
 
-/// What is left of the day, and which of the `waiting` windows it does not suffice for.
-async fn credits(state: &State, now: i64, waiting: i64) -> sqlx::Result<Value> {
+/// What is left of the day, and how many of the windows that need nothing else it does not suffice for.
+async fn credits(state: &State, now: i64, ready: i64) -> sqlx::Result<Value> {
     let today = state.store.credits(now.div_euclid(DAY)).await?;
-    let remaining = today.map_or(state.daily_credits, |credits| credits.remaining);
+    let remaining = today.and_then(|credits| credits.remaining).unwrap_or(state.daily_credits);
     let paused_until = today.map(|credits| credits.paused_until).filter(|until| *until > state.clock.now());
     Ok(json!({
         "remaining": remaining,
         "daily": state.daily_credits,
         "renewed_at": rfc3339((now.div_euclid(DAY) + 1) * DAY),
-        "windows_waiting": (waiting - remaining / WINDOW_CREDITS).max(0),
+        "windows_waiting": (ready - remaining / WINDOW_CREDITS).max(0),
         "paused_until": paused_until.map(rfc3339),
     }))
 }
@@ -102,14 +102,14 @@ impl State {
         if let Some(wanted) = wanted {
             airports.retain(|airport| *airport == wanted);
             if airports.is_empty() {
-                return Err(Error::NoInterest(wanted));
+                return Err(self.no_interest(wanted));
             }
         }
         if !self.store.ask_collection(account, 60, self.clock.now()).await? {
             return Err(Error::TooSoon);
         }
-        self.store.plan_all(self.grid, self.flight_clock.now(), trace).await?;
-        self.store.hurry(&airports).await?;
+        self.store.plan_all(self.lag, self.backfill, self.flight_clock.now(), trace).await?;
+        self.store.hurry(&airports, true).await?;
         self.collect.notify_one();
         Ok(airports)
     }

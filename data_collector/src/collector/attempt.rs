@@ -1,5 +1,6 @@
 //! One attempt at one window: its credits, its two calls, and what becomes of it.
 
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::clock::date;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Collector, Pause};
 use crate::circuit_breaker::State;
 use crate::config::seconds;
-use crate::opensky::{Called, Error as OpenSkyError, OpenSky};
+use crate::opensky::{Error as OpenSkyError, OpenSky};
 use crate::store::{Budget, Claim, Fetched, Stored};
 
 /// Credits of a call over at most a day.
@@ -34,7 +35,7 @@ impl Collector {
                 OpenSkyError::RateLimited(Duration::from_secs(seconds.unsigned_abs())).to_string()
             }
         };
-        self.store.release(claim, None).await?;
+        self.store.release(claim).await?;
         self.progress.set_obstacle(Some(why));
         Ok(Some(Pause::Idle))
     }
@@ -48,54 +49,70 @@ impl Collector {
         token: &CancellationToken,
     ) -> anyhow::Result<Option<Pause>> {
         let Some(asked) = token.run_until_cancelled(self.ask(opensky, claim)).await else {
-            self.store.release(claim, None).await?;
+            self.store.release(claim).await?;
             return Ok(None);
         };
-        self.store.settle_credits(day, asked.refund, asked.credits).await?;
+        self.store.settle_credits(day, WINDOW_CREDITS - asked.charged, asked.credits).await?;
         match asked.fetched {
             Ok(fetched) => self.keep(claim, &fetched, asked.date).await,
-            Err(error) => self.failed(claim, error).await,
+            Err(error) => self.failed(claim, error, asked.charged > 0).await,
         }
     }
 
-    /// Asks for the arrivals and, when there is an answer, for the departures.
+    /// Asks for both directions; after a failure the second one is not asked for.
     async fn ask(&self, opensky: &OpenSky, claim: &Claim) -> Asked {
-        let call = async |direction| {
+        let first = *self.first();
+        let second = match first {
+            Direction::Arrivals => Direction::Departures,
+            Direction::Departures => Direction::Arrivals,
+        };
+        let (mut fetched, mut charged, mut credits, mut date) = (Fetched::default(), 0, None, None);
+        for direction in [first, second] {
             let called = opensky.flights(claim.airport, direction, claim.window).await;
             self.meters.count(called.outcome());
-            called
-        };
-        let charge = |called: &Called| if called.charged { CALL_CREDITS } else { 0 };
-        let arrived = call(Direction::Arrivals).await;
-        let (refund, credits, date) = (WINDOW_CREDITS - charge(&arrived), arrived.credits, arrived.date);
-        let arrivals = match arrived.flights {
-            Ok(arrivals) => arrivals,
-            Err(error) => return Asked { fetched: Err(error), refund, credits, date },
-        };
-        let departed = call(Direction::Departures).await;
-        let refund = refund - charge(&departed);
-        let fetched = departed.flights.map(|departures| Fetched { arrivals, departures });
-        Asked { fetched, refund, credits: departed.credits.or(credits), date }
+            charged += if called.charged { CALL_CREDITS } else { 0 };
+            credits = called.credits.or(credits);
+            date = date.or(called.date);
+            match (called.flights, direction) {
+                (Ok(flights), Direction::Arrivals) => fetched.arrivals = flights,
+                (Ok(flights), Direction::Departures) => fetched.departures = flights,
+                (Err(error), _) => {
+                    *self.first() = direction;
+                    return Asked { fetched: Err(error), charged, credits, date };
+                }
+            }
+        }
+        Asked { fetched: Ok(fetched), charged, credits, date }
     }
 
-    /// Stores a window, unless it is too early to believe it. The time is the earlier one of this machine and OpenSky
-    /// (`date`), so that a clock which is ahead makes no counts of what has not happened.
+    fn first(&self) -> MutexGuard<'_, Direction> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores a window, unless it is too early to believe it: before it has closed, or, without flights in a direction,
+    /// before it has settled. The time is the earlier one of this machine and OpenSky (`date`), so that a clock which is
+    /// ahead makes no counts of what has not happened.
     async fn keep(
         &self,
         claim: &Claim,
         fetched: &Fetched,
         date: Option<i64>,
     ) -> anyhow::Result<Option<Pause>> {
-        let (counts, now) = (fetched.counts(), self.clock.now());
+        let (counts, now) = (fetched.counts(claim.window), self.clock.now());
         let then = date.map_or(now, |date| date.min(now));
-        if then + SKEW < claim.window.end.saturating_add(self.grid.lag) {
+        let settle = if counts.arrivals == 0 || counts.departures == 0 {
+            seconds(self.collect.collect_settle)
+        } else {
+            0
+        };
+        let believed_from = claim.window.end.saturating_add(settle.max(self.lag));
+        if then + SKEW < believed_from && then + SKEW < now {
             return self.is_ahead(claim, now - then).await.map(Some);
         }
         self.progress.set_obstacle(None);
-        let unsettled = claim.window.end.saturating_add(seconds(self.collect.collect_settle)) - then;
-        if (counts.arrivals == 0 || counts.departures == 0) && unsettled > 0 {
+        if now < believed_from {
             tracing::info!(airport = %claim.airport, day = date_of(claim), "no flights yet; asked again later");
-            self.store.leave_provisional(claim, now.saturating_add(unsettled)).await?;
+            self.store.leave_provisional(claim, believed_from).await?;
             return Ok(None);
         }
         match self.store.store_window(claim, fetched, &self.announcer, now).await? {
@@ -120,38 +137,45 @@ impl Collector {
     async fn is_ahead(&self, claim: &Claim, seconds: i64) -> anyhow::Result<Pause> {
         let why = format!("this machine's clock is {seconds} s ahead of OpenSky's: one of the two is wrong");
         tracing::error!(airport = %claim.airport, day = date_of(claim), "collection pauses: {why}");
-        self.store.release(claim, None).await?;
+        self.store.release(claim).await?;
         self.progress.set_obstacle(Some(why));
         Ok(Pause::Until(Instant::now() + SKEW_PAUSE))
     }
 
-    async fn failed(&self, claim: &Claim, error: OpenSkyError) -> anyhow::Result<Option<Pause>> {
+    /// What becomes of a window whose attempt failed; `charged` says whether that cost credits.
+    async fn failed(
+        &self,
+        claim: &Claim,
+        error: OpenSkyError,
+        charged: bool,
+    ) -> anyhow::Result<Option<Pause>> {
         match error {
             OpenSkyError::Refused(refused) => {
-                self.store.release(claim, None).await?;
+                self.store.release(claim).await?;
                 Ok(Some(Pause::Until(refused.until)))
             }
             OpenSkyError::RateLimited(wait) => {
                 tracing::warn!(%error, "collection pauses");
                 self.store.pause(seconds(wait)).await?;
-                self.store.release(claim, None).await?;
+                self.store.release(claim).await?;
                 self.progress.set_obstacle(Some(error.to_string()));
                 // The budget says so until then, to all replicas.
                 Ok(Some(Pause::Idle))
             }
             OpenSkyError::Rejected(_) => {
                 tracing::error!(%error, "collection stops");
-                self.store.release(claim, None).await?;
+                self.store.release(claim).await?;
                 self.progress.set_obstacle(Some(error.to_string()));
                 Ok(Some(Pause::ForGood))
             }
             OpenSkyError::Fault(..) => {
                 self.meters.failed.inc();
                 let now = self.clock.now();
-                // Counted from when it could be had at all; and one failure never gives a window up.
-                let wanted = claim.window.end.max(claim.due_since);
+                // Counted from its end, or from when somebody wanted it later; and one failure never gives a window up.
+                let was_wanted = claim.due_since <= claim.window.end.saturating_add(self.lag);
+                let since = if was_wanted { claim.window.end } else { claim.due_since };
                 let patience = seconds(self.collect.collect_give_up);
-                if claim.attempts > 0 && now > wanted.saturating_add(patience) {
+                if claim.attempts > 0 && now > since.saturating_add(patience) {
                     tracing::error!(airport = %claim.airport, day = date_of(claim), %error, "given up");
                     self.store.give_up(claim, &self.announcer, now).await?;
                     self.outbox.notify_one();
@@ -160,7 +184,7 @@ impl Collector {
                     tracing::warn!(
                         airport = %claim.airport, day = date_of(claim), %error, retry_in_s = wait, "no answer"
                     );
-                    self.store.release(claim, Some(wait)).await?;
+                    self.store.failed(claim, wait, charged).await?;
                 }
                 // A trial that failed in a way that does not count leaves the breaker half open: the next one waits.
                 let half_open = matches!(self.breaker.state(), State::HalfOpen { .. });
@@ -183,8 +207,8 @@ fn date_of(claim: &Claim) -> String {
 struct Asked {
     /// Both directions: a window counts only when both were answered.
     fetched: Result<Fetched, OpenSkyError>,
-    /// Of the credits that were taken for it, those that OpenSky does not charge.
-    refund: i64,
+    /// What OpenSky charges for them, in credits.
+    charged: i64,
     /// What OpenSky says is left.
     credits: Option<i64>,
     /// The earlier answer's time by OpenSky's clock, Unix seconds.

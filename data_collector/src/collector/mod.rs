@@ -3,12 +3,13 @@
 mod attempt;
 mod progress;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::clock::{Clock, DAY};
 use common::trace::Trace;
+use common::types::Direction;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -19,7 +20,6 @@ use crate::circuit_breaker::{CircuitBreaker, State};
 use crate::config::{CollectArgs, seconds};
 use crate::opensky::OpenSky;
 use crate::store::{Announcer, Store};
-use crate::window::Grid;
 
 /// Requests that a window takes at most: two calls, each with a token fetch and a repeat of both.
 const REQUESTS: u32 = 8;
@@ -32,7 +32,8 @@ pub(crate) struct Collector {
     pub(crate) opensky: Option<OpenSky>,
     pub(crate) breaker: CircuitBreaker,
     pub(crate) announcer: Announcer,
-    pub(crate) grid: Grid,
+    /// How long after its end a window is closed, in seconds.
+    pub(crate) lag: i64,
     pub(crate) collect: CollectArgs,
     pub(crate) daily_credits: i64,
     /// How long a claim holds, in seconds; see [`claim_for`].
@@ -45,6 +46,9 @@ pub(crate) struct Collector {
     pub(crate) outbox: Arc<Notify>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) meters: Meters,
+    /// The direction that is asked for first: the one that failed last, so that where only one fails, the other is not asked
+    /// and paid for again and again, nor ends the breaker's row of failures.
+    pub(crate) first: Mutex<Direction>,
 }
 
 /// How long a claim must hold, in seconds, when a call may take `timeout`.
@@ -80,22 +84,24 @@ impl Collector {
             tracing::warn!(%error, "earlier claims could not be given back");
         }
         let every = seconds(self.collect.collect_every);
-        let mut next_cycle = self.clock.now();
+        let (mut next_cycle, mut last_look) = (self.clock.now(), self.clock.now());
         let mut pause = Pause::Idle;
         while !token.is_cancelled() {
+            let now = self.clock.now();
             // A cycle further away than they are apart was set by a clock that was ahead.
-            if self.clock.now() >= next_cycle || next_cycle.saturating_sub(self.clock.now()) > every {
-                if !self.plan().await {
-                    token.run_until_cancelled(tokio::time::sleep(LOOK)).await;
-                    continue;
-                }
+            let is_due = now >= next_cycle || next_cycle.saturating_sub(now) > every;
+            let planned = !is_due || self.plan().await;
+            if is_due && planned {
                 next_cycle = self.clock.now().saturating_add(every);
                 self.progress.next_cycle.store(next_cycle, Ordering::Relaxed);
                 if let Err(error) = self.prune(&token).await {
                     tracing::warn!(%error, "old flights could not be removed; again next cycle");
                 }
             }
-            if pause.is_over() {
+            // A clock that went back was put right: it may be what the pause was for.
+            let put_right = now < last_look && matches!(pause, Pause::Until(_));
+            last_look = now;
+            if put_right || pause.is_over() {
                 pause = self.collect_due(&token).await.unwrap_or_else(|error| {
                     tracing::warn!(error = format!("{error:#}"), "collecting failed; trying again");
                     Pause::Idle
@@ -109,24 +115,21 @@ impl Collector {
             tokio::select! {
                 () = token.cancelled() => {}
                 () = self.wake.notified() => {}
-                () = self.clock.sleep_until(next_cycle) => {}
+                () = self.clock.sleep_until(next_cycle), if planned => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
         Ok(())
     }
 
-    /// Begins a cycle: what has closed becomes due. `false` if the database did not let it.
+    /// Begins a cycle: what has closed becomes due. `false` if the database did not let it, at some airport at least.
     async fn plan(&self) -> bool {
-        let now = self.clock.now();
-        let planned = self.store.plan_all(self.grid, now, &Trace::start()).await;
+        let (now, backfill) = (self.clock.now(), seconds(self.collect.collect_backfill));
+        let planned = self.store.plan_all(self.lag, backfill, now, &Trace::start()).await;
         match &planned {
             Ok(()) => self.progress.last_cycle.store(now, Ordering::Relaxed),
             Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the windows could not be planned; trying again"
-                );
+                tracing::warn!(error = format!("{error:#}"), "windows could not be planned; trying again");
             }
         }
         planned.is_ok()
@@ -151,7 +154,7 @@ impl Collector {
             // The breaker's trial does not wait for a window's next attempt.
             let trial = self.breaker.wants_trial();
             let claim =
-                self.store.claim(&self.node, self.claim_for, trial, self.grid, self.clock.now()).await?;
+                self.store.claim(&self.node, self.claim_for, trial, self.lag, self.clock.now()).await?;
             let Some(claim) = claim else { return Ok(Pause::Idle) };
             let day = self.clock.now().div_euclid(DAY);
             if let Some(pause) = self.lacks_credits(&claim, day).await? {
@@ -161,8 +164,8 @@ impl Collector {
             let before = self.breaker.state();
             let done = self.collect(opensky, &claim, day, token).instrument(span).await;
             if done.is_err() {
-                // What the database did not take now, it may take later.
-                self.store.release(&claim, Some(attempt::retry_in(&claim))).await?;
+                // What the database did not take now, it may take later. It was paid for all the same.
+                self.store.failed(&claim, attempt::retry_in(&claim), true).await?;
             }
             self.tell_transition(before).await?;
             self.observe().await;
@@ -173,7 +176,8 @@ impl Collector {
         Ok(Pause::Idle)
     }
 
-    /// Logs what a call did to the breaker. When it closes, OpenSky is back: what has failed need not wait any longer.
+    /// Logs what a call did to the breaker. When it closes, OpenSky is back: what has failed without an answer need not wait
+    /// any longer.
     async fn tell_transition(&self, before: State) -> anyhow::Result<()> {
         match (before, self.breaker.state()) {
             (State::Closed { .. } | State::HalfOpen { .. }, State::Open { .. }) => {
@@ -194,11 +198,14 @@ impl Collector {
     /// Brings the gauges up to date.
     async fn observe(&self) {
         self.meters.tell_breaker(self.breaker.state(), self.breaker.counters());
-        if let Ok(due) = self.store.waiting().await {
-            self.meters.due.set(due);
+        let now = self.clock.now();
+        if let Ok(waiting) = self.store.waiting(self.lag, now).await {
+            self.meters.due.set(waiting.due);
         }
-        if let Ok(Some(credits)) = self.store.credits(self.clock.now().div_euclid(DAY)).await {
-            self.meters.credits.set(credits.remaining);
+        if let Ok(Some(credits)) = self.store.credits(now.div_euclid(DAY)).await
+            && let Some(remaining) = credits.remaining
+        {
+            self.meters.credits.set(remaining);
         }
     }
 }

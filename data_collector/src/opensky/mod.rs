@@ -188,15 +188,17 @@ async fn read(response: Response, direction: Direction, window: Window) -> Calle
             Err(error) => Err(error),
         },
         StatusCode::NOT_FOUND => Ok(Vec::new()),
-        StatusCode::TOO_MANY_REQUESTS => {
-            let seconds = number(&response, "x-rate-limit-retry-after-seconds");
-            let pause =
-                seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PAUSE, Duration::from_secs);
-            Err(Error::RateLimited(pause.clamp(Duration::from_secs(1), LONGEST_PAUSE)))
-        }
+        StatusCode::TOO_MANY_REQUESTS => Err(rate_limited(&response)),
         status => Err(Error::Fault(Fault::Server, format!("OpenSky answered {status}"))),
     };
     Called { flights, charged: matches!(status, StatusCode::OK | StatusCode::NOT_FOUND), credits, date }
+}
+
+/// A 429, and how long it wants to be left alone: OpenSky's own header, or what a proxy before it says.
+fn rate_limited(response: &Response) -> Error {
+    let seconds = number(response, "x-rate-limit-retry-after-seconds").or(number(response, "retry-after"));
+    let pause = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PAUSE, Duration::from_secs);
+    Error::RateLimited(pause.clamp(Duration::from_secs(1), LONGEST_PAUSE))
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {

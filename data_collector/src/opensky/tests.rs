@@ -87,11 +87,15 @@ fn answer(body: &Value) -> Reply {
     axum::Json(body).into_response()
 }
 
-/// What the client says of a 200 with this body.
+/// What the client says of a 200 with this body to a call for arrivals.
 async fn complaint(body: impl Into<String>) -> String {
+    complaint_of(Direction::Arrivals, body).await
+}
+
+async fn complaint_of(direction: Direction, body: impl Into<String>) -> String {
     let body = body.into();
     let (url, _) = serve(1800, move |_, _| body.clone().into_response()).await;
-    let called = arrivals(&client(&url)).await;
+    let called = client(&url).flights("KJFK".parse().unwrap(), direction, WINDOW).await;
     assert!(called.charged, "OpenSky gave an answer and charges it");
     match called.flights.unwrap_err() {
         Error::Fault(Fault::Decode, why) => why,
@@ -184,6 +188,23 @@ async fn a_429_pauses_as_long_as_it_says_within_reason_and_is_no_failure() {
 }
 
 #[tokio::test]
+async fn a_429_is_an_answer_to_the_breaker() {
+    let statuses = [503, 503, 429, 503, 503, 503, 429];
+    let (url, _) =
+        serve(1800, move |_, number| StatusCode::from_u16(statuses[number]).unwrap().into_response()).await;
+    let client = client(&url);
+    for state in [1, 2, 0, 1, 2].map(|failures| State::Closed { failures }) {
+        arrivals(&client).await;
+        assert_eq!(client.breaker.state(), state);
+    }
+    arrivals(&client).await;
+    assert!(matches!(client.breaker.state(), State::Open { .. }));
+    // The trial.
+    arrivals(&client).await;
+    assert_eq!(client.breaker.state(), State::Closed { failures: 0 });
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_an_answer_is_named_by_its_field() {
     let begin = WINDOW.begin;
     for (field, wrong, named) in [
@@ -203,6 +224,20 @@ async fn what_is_wrong_with_an_answer_is_named_by_its_field() {
         odd[field] = wrong;
         let why = complaint(json!([flight(), odd]).to_string()).await;
         assert!(why.contains(named), "{why}");
+    }
+    // A day beyond the window is an answer to something else.
+    for (first_seen, last_seen, direction) in [
+        (begin - 86_401, begin + 10, Direction::Departures),
+        (begin - 86_500, begin - 86_401, Direction::Arrivals),
+        (WINDOW.end - 10, WINDOW.end + 86_400, Direction::Arrivals),
+        (WINDOW.end + 86_400, WINDOW.end + 86_401, Direction::Departures),
+    ] {
+        let mut flight = flight();
+        flight["firstSeen"] = json!(first_seen);
+        flight["lastSeen"] = json!(last_seen);
+        let field = if direction == Direction::Arrivals { "lastSeen" } else { "firstSeen" };
+        let why = complaint_of(direction, json!([flight]).to_string()).await;
+        assert!(why.contains(&format!("[0].{field} is not of the window")), "{why}");
     }
     let mut lacking = flight();
     lacking.as_object_mut().unwrap().remove("lastSeen");

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::{Credentials, Error, Fault, answer, body, unsent};
+use super::{Credentials, Error, Fault, answer, body, rate_limited, unsent};
 
 /// A token is renewed this long before it expires, as OpenSky's own example does.
 const EARLY: Duration = Duration::from_secs(30);
@@ -76,16 +76,33 @@ impl Tokens {
         match response.status() {
             StatusCode::OK => {
                 let granted: Granted = answer::decode(&body(response, LIMIT).await?)?;
-                let lifetime = Duration::from_secs(granted.expires_in).min(LONGEST);
-                // A token that lives no longer than the early renewal is used for half its life.
-                let usable =
-                    lifetime.checked_sub(EARLY).filter(|left| !left.is_zero()).unwrap_or(lifetime / 2);
-                Ok(Token { value: granted.access_token, renew_at: asked_at + usable })
+                Ok(Token { value: granted.access_token, renew_at: asked_at + usable(granted.expires_in) })
             }
             status @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 Err(Error::Rejected(format!("token endpoint: {status}")))
             }
+            StatusCode::TOO_MANY_REQUESTS => Err(rate_limited(&response)),
             status => Err(Error::Fault(Fault::Server, format!("OpenSky's token endpoint answered {status}"))),
+        }
+    }
+}
+
+/// How long a token is used that lives for so many seconds. One that lives no longer than the early renewal is used for half
+/// its life.
+fn usable(expires_in: u64) -> Duration {
+    let lifetime = Duration::from_secs(expires_in).min(LONGEST);
+    lifetime.checked_sub(EARLY).filter(|left| !left.is_zero()).unwrap_or(lifetime / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_half_a_minute_before_it_expires() {
+        for (lives, used) in [(1800, 1770.0), (31, 1.0), (30, 15.0), (1, 0.5), (0, 0.0), (u64::MAX, 86_370.0)]
+        {
+            assert_eq!(usable(lives).as_secs_f64(), used, "{lives} s");
         }
     }
 }

@@ -101,12 +101,14 @@ impl Announcer {
             .fetch_optional(&mut **tx)
             .await?
         });
-        // Days are counted back from the window's end, so that the last one is whole for windows of any length.
+        // Days are counted back from the window's end, so that the last one is whole for windows of any length. One that was
+        // not collected as a whole has no total.
         let history: Vec<i64> = on!(tx, |tx| {
             sqlx::query_scalar(
                 "SELECT CAST(SUM(arrivals + departures) AS BIGINT) FROM airport_window \
                  WHERE airport = $1 AND state = 'stored' AND window_begin >= $2 AND window_end <= $3 \
-                 GROUP BY ($3 - 1 - window_begin) / $4 ORDER BY MIN(window_begin)",
+                 GROUP BY ($3 - 1 - window_begin) / $4 HAVING SUM(window_end - window_begin) = $4 \
+                 ORDER BY MIN(window_begin)",
             )
             .bind(airport.as_str())
             .bind(known_from.max(window.window.end - 14 * DAY))

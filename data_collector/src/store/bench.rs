@@ -8,6 +8,7 @@ use common::types::{Counts, Icao};
 
 use super::windows::Fetched;
 use super::{Store, flights};
+use crate::window::Window;
 
 impl Store {
     /// Stores the windows of one UTC day at many airports in one transaction, claimed by nobody and announced to nobody.
@@ -20,7 +21,8 @@ impl Store {
         let mut windows = Vec::new();
         for (airport, fetched) in airports {
             flights::put(&mut tx, *airport, &fetched.arrivals, &fetched.departures).await?;
-            let (end, Counts { arrivals, departures }) = (begin + DAY, fetched.counts());
+            let (end, Counts { arrivals, departures }) =
+                (begin + DAY, fetched.counts(Window { begin, end: begin + DAY }));
             windows.push(format!(
                 "('{airport}', {begin}, {end}, 'stored', {end}, {arrivals}, {departures}, TRUE, '{{}}')"
             ));

@@ -7,6 +7,9 @@ use super::Store;
 
 const NAME: &str = "opensky";
 
+/// No pause is longer, in seconds: one that seems to be was made by a clock that was ahead.
+const LONGEST_PAUSE: i64 = 86_400;
+
 /// What the budget says to a window that is to be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Budget {
@@ -22,7 +25,7 @@ row! {
     /// Where the budget stands.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Credits {
-        pub(crate) remaining: i64,
+        pub(crate) remaining: Option<i64>,
         /// Until when nobody asks, Unix seconds by the database's clock.
         pub(crate) paused_until: i64,
     }
@@ -38,7 +41,7 @@ impl Store {
         let taken = on!(&mut tx, |tx| {
             sqlx::query(
                 "UPDATE credit SET remaining = remaining - $1 \
-                 WHERE name = $2 AND remaining >= $1 AND paused_until <= $3",
+                 WHERE name = $2 AND remaining >= $1 AND (paused_until <= $3 OR paused_until > $3 + 86400)",
             )
             .bind(cost)
             .bind(NAME)
@@ -56,7 +59,7 @@ impl Store {
         tx.commit().await?;
         Ok(match paused_until - now {
             _ if taken == 1 => Budget::Taken,
-            seconds @ 1.. => Budget::Paused(seconds),
+            seconds @ 1..=LONGEST_PAUSE => Budget::Paused(seconds),
             _ => Budget::Spent,
         })
     }
@@ -72,7 +75,7 @@ impl Store {
         on!(&self.0, |pool| {
             sqlx::query(
                 "UPDATE credit SET remaining = CASE WHEN $1 < remaining + $2 THEN $1 ELSE remaining + $2 END \
-                 WHERE name = $3 AND day = $4",
+                 WHERE name = $3 AND day >= $4",
             )
             .bind(remaining.unwrap_or(i64::MAX))
             .bind(refund)
@@ -84,27 +87,33 @@ impl Store {
         })
     }
 
-    /// Lets nobody ask for `seconds`.
+    /// Lets nobody ask for `seconds`, or longer if somebody was told so.
     pub(crate) async fn pause(&self, seconds: i64) -> sqlx::Result<()> {
         let mut tx = self.0.begin().await?;
         let now = tx.now().await?;
         on!(&mut tx, |tx| {
-            sqlx::query("UPDATE credit SET paused_until = $1 WHERE name = $2")
-                .bind(now + seconds)
-                .bind(NAME)
-                .execute(&mut **tx)
-                .await?
-                .rows_affected()
+            sqlx::query(
+                "UPDATE credit SET paused_until = $1 \
+                 WHERE name = $2 AND (paused_until < $1 OR paused_until > $3 + 86400)",
+            )
+            .bind(now + seconds)
+            .bind(NAME)
+            .bind(now)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected()
         });
         tx.commit().await
     }
 
-    /// Where the budget of `day` stands; `None` before its first call.
+    /// Where the budget stands; `None` before the first call ever. What remains is that of `day`, `None` before its first.
     pub(crate) async fn credits(&self, day: i64) -> sqlx::Result<Option<Credits>> {
         on!(&self.0, |pool| {
-            sqlx::query_as("SELECT remaining, paused_until FROM credit WHERE name = $1 AND day >= $2")
-                .bind(NAME)
-                .bind(day)
+            sqlx::query_as(
+                "SELECT CASE WHEN day >= $2 THEN remaining END AS remaining, paused_until FROM credit WHERE name = $1",
+            )
+            .bind(NAME)
+            .bind(day)
                 .fetch_optional(pool)
                 .await
         })

@@ -10,17 +10,26 @@ use common::types::Icao;
 use super::Store;
 use crate::opensky::Flight;
 
-/// A flight already known keeps what the new answer does not say. Most are put a second time, by the airport at the other
-/// end, and then nothing is written.
-const UPSERT: &str = "ON CONFLICT (first_seen, icao24) DO UPDATE SET \
-     last_seen = excluded.last_seen, \
-     departure_airport = COALESCE(excluded.departure_airport, flight.departure_airport), \
-     arrival_airport = COALESCE(excluded.arrival_airport, flight.arrival_airport), \
-     callsign = COALESCE(excluded.callsign, flight.callsign) \
-     WHERE flight.last_seen <> excluded.last_seen \
-     OR flight.departure_airport IS DISTINCT FROM COALESCE(excluded.departure_airport, flight.departure_airport) \
-     OR flight.arrival_airport IS DISTINCT FROM COALESCE(excluded.arrival_airport, flight.arrival_airport) \
-     OR flight.callsign IS DISTINCT FROM COALESCE(excluded.callsign, flight.callsign)";
+/// A flight already known keeps what the new answer does not say, and its airports, but for the one that is asking (the
+/// parameter `here`): it was seen there. Most are put a second time, by the airport at the other end, and then nothing is
+/// written.
+fn upsert(here: &str) -> String {
+    format!(
+        "ON CONFLICT (first_seen, icao24) DO UPDATE SET \
+         last_seen = excluded.last_seen, \
+         departure_airport = CASE WHEN excluded.departure_airport = {here} THEN {here} \
+           ELSE COALESCE(flight.departure_airport, excluded.departure_airport) END, \
+         arrival_airport = CASE WHEN excluded.arrival_airport = {here} THEN {here} \
+           ELSE COALESCE(flight.arrival_airport, excluded.arrival_airport) END, \
+         callsign = COALESCE(excluded.callsign, flight.callsign) \
+         WHERE flight.last_seen <> excluded.last_seen \
+         OR (excluded.departure_airport = {here} AND flight.departure_airport IS DISTINCT FROM {here}) \
+         OR (excluded.arrival_airport = {here} AND flight.arrival_airport IS DISTINCT FROM {here}) \
+         OR (flight.departure_airport IS NULL AND excluded.departure_airport IS NOT NULL) \
+         OR (flight.arrival_airport IS NULL AND excluded.arrival_airport IS NOT NULL) \
+         OR flight.callsign IS DISTINCT FROM COALESCE(excluded.callsign, flight.callsign)"
+    )
+}
 
 const COLUMNS: &str = "INSERT INTO flight \
      (first_seen, icao24, last_seen, departure_airport, arrival_airport, callsign)";
@@ -57,7 +66,8 @@ pub(super) async fn put(
             // `WHERE TRUE` tells the upsert's ON from a join's.
             let sql = format!(
                 "{COLUMNS} SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 \
-                 FROM json_each($1) WHERE TRUE {UPSERT}"
+                 FROM json_each($1) WHERE TRUE {}",
+                upsert("$2")
             );
             let rows: Vec<_> = rows
                 .iter()
@@ -73,12 +83,13 @@ pub(super) async fn put(
                 })
                 .collect();
             let rows = serde_json::to_string(&rows).context("flights as JSON")?;
-            sqlx::query(sqlx::AssertSqlSafe(sql)).bind(rows).execute(&mut **tx).await?;
+            sqlx::query(sqlx::AssertSqlSafe(sql)).bind(rows).bind(here).execute(&mut **tx).await?;
         }
         Backend::Postgres(tx) => {
             let sql = format!(
                 "{COLUMNS} SELECT * FROM UNNEST($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], \
-                 $6::text[]) {UPSERT}"
+                 $6::text[]) {}",
+                upsert("$7::text")
             );
             let (keys, rows): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
             let (first_seen, icao24): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
@@ -89,6 +100,7 @@ pub(super) async fn put(
                 .bind(rows.iter().map(|row| row.departure_airport).collect::<Vec<_>>())
                 .bind(rows.iter().map(|row| row.arrival_airport).collect::<Vec<_>>())
                 .bind(rows.iter().map(|row| row.callsign).collect::<Vec<_>>())
+                .bind(here)
                 .execute(&mut **tx)
                 .await?;
         }

@@ -7,10 +7,10 @@ use common::types::{Account, Email, Icao, Metric, Notify, Thresholds};
 use common::{on, row};
 
 use super::announce::{Announcer, announced};
-use super::windows::plan;
+use super::planning::{grid, plan};
 use super::{Interest, Store, first_data, lock_account, lock_airport};
 use crate::error::Error;
-use crate::window::{Grid, Window};
+use crate::window::Window;
 
 /// How an interest changes: gets what there is and gives what there is to be, or refuses.
 pub(crate) type Change<'a> = &'a (dyn Fn(Option<&Interest>) -> Result<Wanted, Error> + Send + Sync);
@@ -26,7 +26,8 @@ pub(crate) struct Wanted {
 /// By which windows interests are evaluated, and who writes the messages.
 #[derive(Clone, Copy)]
 pub(crate) struct Evaluation<'a> {
-    pub(crate) grid: Grid,
+    /// How long after its end a window is closed, in seconds.
+    pub(crate) lag: i64,
     /// How far back a newly watched airport is collected, in seconds.
     pub(crate) backfill: i64,
     /// Flight time.
@@ -88,13 +89,14 @@ impl Store {
         if !lock_account(&mut tx, account).await? {
             return Err(Error::Forgotten);
         }
-        let newly_watched = watch(&mut tx, airport, on.grid.closed_until(on.now) - on.backfill).await?;
+        let grid = grid(&mut tx, on.lag).await?;
+        let latest = grid.latest(on.now);
+        let newly_watched = watch(&mut tx, airport, latest.end - on.backfill).await?;
         let before = interest(&mut tx, account, airport).await?;
         let wanted = change(before.as_ref())?;
         if before.is_none() && count(&mut tx, account).await? >= most {
             return Err(Error::TooManyInterests(most));
         }
-        let latest = on.grid.latest(on.now);
         let saved = Interest {
             account,
             email: email.clone(),
@@ -112,8 +114,11 @@ impl Store {
             updated_at: on.now,
         };
         write(&mut tx, &saved).await?;
+        if before.is_none() {
+            watchers_change(&mut tx, airport, 1).await?;
+        }
         let wanted_since = if newly_watched { on.now } else { i64::MIN };
-        plan(&mut tx, airport, on.grid, on.now, wanted_since, trace).await?;
+        plan(&mut tx, airport, &grid, on.backfill, on.now, wanted_since, trace).await?;
         evaluate_now(&mut tx, &saved, latest, on, trace).await?;
         on.announcer.announce(&mut tx, airport, trace, on.now).await?;
         tx.commit().await?;
@@ -194,9 +199,35 @@ async fn watch(tx: &mut Tx, airport: Icao, from: i64) -> sqlx::Result<bool> {
         });
         // Somebody may have ended the last interest in between; then it is ours to insert.
         if lock_airport(tx, airport).await? {
+            if inserted == 1 {
+                forget_due(tx, airport, from).await?;
+            }
             return Ok(inserted == 1);
         }
     }
+}
+
+/// Forgets the due windows that ended before a time unwatched.
+async fn forget_due(tx: &mut Tx, airport: Icao, until: i64) -> sqlx::Result<()> {
+    on!(tx, |tx| {
+        sqlx::query("DELETE FROM airport_window WHERE airport = $1 AND state = 'due' AND window_end <= $2")
+            .bind(airport.as_str())
+            .bind(until)
+            .execute(&mut **tx)
+            .await
+            .map(|_| ())
+    })
+}
+
+async fn watchers_change(tx: &mut Tx, airport: Icao, by: i64) -> sqlx::Result<()> {
+    on!(tx, |tx| {
+        sqlx::query("UPDATE watched_airport SET watchers = watchers + $1 WHERE airport = $2")
+            .bind(by)
+            .bind(airport.as_str())
+            .execute(&mut **tx)
+            .await
+            .map(|_| ())
+    })
 }
 
 /// Counts one change of a locked account's interests.
@@ -278,29 +309,40 @@ async fn evaluate_now(
     outbox::put(tx, &message, &place, trace, on.now).await
 }
 
-/// Removes an interest. An airport that nobody watches any more is no longer collected, nor are its due windows.
+/// Removes an interest. An airport that nobody watches any more is no longer collected, nor are its due windows; what was
+/// asked for in vain, or is provisional, is kept in mind, so that ending an interest and making it anew asks for nothing
+/// sooner.
 async fn remove(tx: &mut Tx, account: Account, airport: Icao) -> sqlx::Result<bool> {
     lock_airport(tx, airport).await?;
-    let (account, airport) = (account.to_string(), airport.as_str());
-    on!(tx, |tx| {
-        let removed = sqlx::query("DELETE FROM user_interest WHERE account = $1 AND airport = $2")
-            .bind(account)
-            .bind(airport)
+    let removed = on!(&mut *tx, |tx| {
+        sqlx::query("DELETE FROM user_interest WHERE account = $1 AND airport = $2")
+            .bind(account.to_string())
+            .bind(airport.as_str())
             .execute(&mut **tx)
-            .await?;
+            .await?
+            .rows_affected()
+    });
+    if removed == 0 {
+        return Ok(false);
+    }
+    watchers_change(tx, airport, -1).await?;
+    on!(tx, |tx| {
         let unwatched = sqlx::query(
             "DELETE FROM watched_airport WHERE airport = $1 \
              AND NOT EXISTS (SELECT 1 FROM user_interest WHERE airport = $1)",
         )
-        .bind(airport)
+        .bind(airport.as_str())
         .execute(&mut **tx)
         .await?;
         if unwatched.rows_affected() == 1 {
-            sqlx::query("DELETE FROM airport_window WHERE airport = $1 AND state = 'due'")
-                .bind(airport)
-                .execute(&mut **tx)
-                .await?;
+            sqlx::query(
+                "DELETE FROM airport_window WHERE airport = $1 AND state = 'due' \
+                 AND attempts = 0 AND provisional_until = 0",
+            )
+            .bind(airport.as_str())
+            .execute(&mut **tx)
+            .await?;
         }
-        Ok(removed.rows_affected() == 1)
-    })
+    });
+    Ok(true)
 }

@@ -5,8 +5,11 @@ mod bench;
 mod credit;
 mod flights;
 mod interests;
+mod planning;
 mod queries;
 mod standing;
+#[cfg(test)]
+mod tests;
 mod windows;
 
 use common::db::{Db, Tx};

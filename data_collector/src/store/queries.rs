@@ -168,7 +168,7 @@ impl Store {
             sqlx::query(
                 "INSERT INTO account (account, collect_asked_at) VALUES ($1, $2) \
                  ON CONFLICT (account) DO UPDATE SET collect_asked_at = excluded.collect_asked_at \
-                 WHERE account.collect_asked_at <= $3",
+                 WHERE account.collect_asked_at <= $3 OR account.collect_asked_at > $2",
             )
             .bind(account.to_string())
             .bind(now)

@@ -1,9 +1,8 @@
-//! Windows: planned, claimed, stored.
+//! Windows: claimed, stored, given up.
 
 use std::collections::HashSet;
 
 use anyhow::Context;
-use common::clock::DAY;
 use common::db::{Backend, Tx};
 use common::trace::Trace;
 use common::types::{Counts, Icao};
@@ -11,19 +10,21 @@ use common::{on, row};
 
 use super::{Announcer, CountedWindow, Store, flights, lock_airport};
 use crate::opensky::Flight;
-use crate::window::{Grid, Window};
+use crate::window::Window;
 
-/// Windows that may be fetched: `$2` is the database's time, `$5` the flight time, `$6` the end of the latest closed
-/// window (a clock that was ahead may have planned more). With `$3` also those that wait for their next attempt.
-const DUE: &str = "SELECT airport, window_begin FROM airport_window AS w \
-     WHERE state = 'due' AND claimed_until < $2 AND (retry_at <= $2 OR $3) AND provisional_until <= $5 \
-     AND window_end <= $6 ORDER BY";
+/// Windows that may be fetched: `$2` is the database's time, `$5` the flight time, `$6` the time up to which windows are
+/// closed (a clock that was ahead may have planned more). With `$3` also those that wait for their next attempt, unless the
+/// last one cost credits. No claim and no wait lasts a day: one that seems to was made by a clock that was ahead.
+const DUE: &str = "SELECT w.airport, w.window_begin FROM airport_window AS w \
+     JOIN watched_airport AS a ON a.airport = w.airport \
+     WHERE w.state = 'due' AND (w.claimed_until < $2 OR w.claimed_until > $2 + 86400) \
+     AND (w.retry_at <= $2 OR w.retry_at > $2 + 86400 OR ($3 AND NOT w.charged)) \
+     AND w.provisional_until <= $5 AND w.window_end <= $6 ORDER BY";
 /// Which of them is next: due longest, then most watched, then oldest.
-const ORDER: &str = "due_since, (SELECT COUNT(*) FROM user_interest AS i WHERE i.airport = w.airport) DESC, \
-     window_begin, airport LIMIT 1";
+const ORDER: &str = "w.due_since, a.watchers DESC, w.window_begin, w.airport LIMIT 1";
 /// For a trial the one with the fewest attempts comes first, so that windows which can never be answered do not keep the
 /// breaker open.
-const TRIAL_FIRST: &str = "attempts, ";
+const TRIAL_FIRST: &str = "w.attempts, ";
 
 /// A window that this replica fetches, until a time by the database's clock.
 #[derive(Debug)]
@@ -39,20 +40,24 @@ pub(crate) struct Claim {
 }
 
 /// What OpenSky answered for both directions of a window.
+#[derive(Default)]
 pub(crate) struct Fetched {
     pub(crate) arrivals: Vec<Flight>,
     pub(crate) departures: Vec<Flight>,
 }
 
 impl Fetched {
-    /// Each flight counts once, also if an answer holds it twice.
-    pub(crate) fn counts(&self) -> Counts {
-        let count = |flights: &[Flight]| {
-            let distinct: HashSet<_> =
-                flights.iter().map(|flight| (&flight.icao24, flight.first_seen)).collect();
+    /// Each flight of the window counts once: also if an answer holds it twice, and not if it is the next window's.
+    pub(crate) fn counts(&self, window: Window) -> Counts {
+        let count = |flights: &[Flight], time: fn(&Flight) -> i64| {
+            let within = flights.iter().filter(|flight| (window.begin..window.end).contains(&time(flight)));
+            let distinct: HashSet<_> = within.map(|flight| (&flight.icao24, flight.first_seen)).collect();
             i64::try_from(distinct.len()).unwrap_or(i64::MAX)
         };
-        Counts { arrivals: count(&self.arrivals), departures: count(&self.departures) }
+        Counts {
+            arrivals: count(&self.arrivals, |flight| flight.last_seen),
+            departures: count(&self.departures, |flight| flight.first_seen),
+        }
     }
 }
 
@@ -63,6 +68,16 @@ pub(crate) enum Stored {
     Yes { messages: usize },
     /// The claim had run out, or nobody wants the window any more.
     NoLonger,
+}
+
+row! {
+    /// Windows that are not collected yet.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Waiting {
+        pub(crate) due: i64,
+        /// Those of them that need nothing but credits.
+        pub(crate) ready: i64,
+    }
 }
 
 row! {
@@ -77,41 +92,20 @@ row! {
 }
 
 impl Store {
-    /// Makes the windows due that have closed since the last time, for every watched airport.
-    pub(crate) async fn plan_all(&self, grid: Grid, now: i64, trace: &Trace) -> anyhow::Result<()> {
-        let airports: Vec<String> = on!(&self.0, |pool| {
-            sqlx::query_scalar(
-                "SELECT airport FROM watched_airport WHERE planned_until < $1 ORDER BY airport",
-            )
-            .bind(grid.closed_until(now))
-            .fetch_all(pool)
-            .await?
-        });
-        for airport in airports {
-            let airport = airport.parse()?;
-            let mut tx = self.0.begin().await?;
-            if lock_airport(&mut tx, airport).await? {
-                plan(&mut tx, airport, grid, now, i64::MIN, trace).await?;
-            }
-            tx.commit().await?;
-        }
-        Ok(())
-    }
-
     /// Claims the next due window for `seconds`; for a `trial` of the breaker also one that waits for its next attempt.
-    /// `flight_now` is the flight time.
+    /// `flight_now` is the flight time; windows are closed `lag` seconds after their end.
     pub(crate) async fn claim(
         &self,
         holder: &str,
         seconds: i64,
         trial: bool,
-        grid: Grid,
+        lag: i64,
         flight_now: i64,
     ) -> anyhow::Result<Option<Claim>> {
         let mut tx = self.0.begin().await?;
         let now = tx.now().await?;
         // On PostgreSQL replicas pass over each other's choice instead of waiting for it.
-        let lock = if matches!(tx, Backend::Postgres(_)) { "FOR UPDATE SKIP LOCKED" } else { "" };
+        let lock = if matches!(tx, Backend::Postgres(_)) { "FOR UPDATE OF w SKIP LOCKED" } else { "" };
         let first = if trial { TRIAL_FIRST } else { "" };
         let sql = format!(
             "UPDATE airport_window SET claimed_by = $1, claimed_until = $4 \
@@ -125,7 +119,7 @@ impl Store {
                 .bind(trial)
                 .bind(now + seconds)
                 .bind(flight_now)
-                .bind(grid.closed_until(flight_now))
+                .bind(flight_now - lag)
                 .fetch_optional(&mut **tx)
                 .await?
         });
@@ -154,17 +148,34 @@ impl Store {
         })
     }
 
-    /// Gives a claim back. With `retry_in` (seconds) the attempt counts and the next one waits so long.
-    pub(crate) async fn release(&self, claim: &Claim, retry_in: Option<i64>) -> sqlx::Result<()> {
+    /// Gives a claim back, as if it had not been made.
+    pub(crate) async fn release(&self, claim: &Claim) -> sqlx::Result<()> {
+        on!(&self.0, |pool| {
+            sqlx::query(
+                "UPDATE airport_window SET claimed_until = 0 \
+                 WHERE airport = $1 AND window_begin = $2 AND state = 'due' AND claimed_by = $3",
+            )
+            .bind(claim.airport.as_str())
+            .bind(claim.window.begin)
+            .bind(&claim.holder)
+            .execute(pool)
+            .await
+            .map(|_| ())
+        })
+    }
+
+    /// Gives a claim back after an attempt that failed; the next one waits for `retry_in` seconds. `charged` says whether
+    /// it cost credits.
+    pub(crate) async fn failed(&self, claim: &Claim, retry_in: i64, charged: bool) -> sqlx::Result<()> {
         let mut tx = self.0.begin().await?;
         let now = tx.now().await?;
         on!(&mut tx, |tx| {
             sqlx::query(
-                "UPDATE airport_window SET claimed_until = 0, attempts = attempts + $1, retry_at = $2 \
+                "UPDATE airport_window SET claimed_until = 0, attempts = attempts + 1, retry_at = $1, charged = $2 \
                  WHERE airport = $3 AND window_begin = $4 AND state = 'due' AND claimed_by = $5",
             )
-            .bind(i64::from(retry_in.is_some()))
-            .bind(retry_in.map_or(0, |seconds| now + seconds))
+            .bind(now + retry_in)
+            .bind(charged)
             .bind(claim.airport.as_str())
             .bind(claim.window.begin)
             .bind(&claim.holder)
@@ -201,7 +212,7 @@ impl Store {
         announcer: &Announcer,
         now: i64,
     ) -> anyhow::Result<Stored> {
-        let counts = fetched.counts();
+        let counts = fetched.counts(claim.window);
         let mut tx = self.0.begin().await?;
         if !lock_airport(&mut tx, claim.airport).await?
             || !settle(&mut tx, claim, "stored", Some(counts)).await?
@@ -223,12 +234,18 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// How many windows are due.
-    pub(crate) async fn waiting(&self) -> sqlx::Result<i64> {
+    /// How many windows are due, and how many of them could be fetched now, were there credits. `now` is the flight time.
+    pub(crate) async fn waiting(&self, lag: i64, now: i64) -> sqlx::Result<Waiting> {
         on!(&self.0, |pool| {
-            sqlx::query_scalar("SELECT COUNT(*) FROM airport_window WHERE state = 'due'")
-                .fetch_one(pool)
-                .await
+            sqlx::query_as(
+                "SELECT COUNT(*) AS due, \
+                 COALESCE(SUM(CASE WHEN w.provisional_until <= $1 AND w.window_end <= $2 THEN 1 ELSE 0 END), 0) AS ready \
+                 FROM airport_window AS w JOIN watched_airport AS a ON a.airport = w.airport WHERE w.state = 'due'",
+            )
+            .bind(now)
+            .bind(now - lag)
+            .fetch_one(pool)
+            .await
         })
     }
 
@@ -241,95 +258,40 @@ impl Store {
         })
     }
 
-    /// Has all due windows tried at once.
+    /// Has all due windows tried at once whose last attempt cost nothing.
     pub(crate) async fn hurry_all(&self) -> anyhow::Result<()> {
         let airports: Vec<String> = on!(&self.0, |pool| {
             sqlx::query_scalar(
-                "SELECT DISTINCT airport FROM airport_window WHERE state = 'due' AND retry_at > 0",
+                "SELECT DISTINCT airport FROM airport_window WHERE state = 'due' AND retry_at > 0 AND NOT charged",
             )
             .fetch_all(pool)
             .await?
         });
         let airports = airports.iter().map(|airport| airport.parse()).collect::<Result<Vec<Icao>, _>>()?;
-        Ok(self.hurry(&airports).await?)
+        Ok(self.hurry(&airports, false).await?)
     }
 
-    /// Has the due windows of some airports tried at once.
-    pub(crate) async fn hurry(&self, airports: &[Icao]) -> sqlx::Result<()> {
+    /// Has the due windows of some airports tried at once; also those whose last attempt cost credits, if `at_any_cost`.
+    pub(crate) async fn hurry(&self, airports: &[Icao], at_any_cost: bool) -> sqlx::Result<()> {
         for airport in airports {
             let mut tx = self.0.begin().await?;
             // Several rows change, so nobody else may be changing them in another order.
             lock_airport(&mut tx, *airport).await?;
             on!(&mut tx, |tx| {
-                sqlx::query("UPDATE airport_window SET retry_at = 0 WHERE airport = $1 AND state = 'due'")
-                    .bind(airport.as_str())
-                    .execute(&mut **tx)
-                    .await?
-                    .rows_affected()
+                sqlx::query(
+                    "UPDATE airport_window SET retry_at = 0 \
+                     WHERE airport = $1 AND state = 'due' AND ($2 OR NOT charged)",
+                )
+                .bind(airport.as_str())
+                .bind(at_any_cost)
+                .execute(&mut **tx)
+                .await?
+                .rows_affected()
             });
             tx.commit().await?;
         }
         Ok(())
     }
-}
-
-/// Makes the closed windows of a locked airport due that were not planned yet; they have been wanted since
-/// `wanted_since`. A window that would overlap one that is there already, of another length, is left out: no flight is
-/// counted twice.
-pub(super) async fn plan(
-    tx: &mut Tx,
-    airport: Icao,
-    grid: Grid,
-    now: i64,
-    wanted_since: i64,
-    trace: &Trace,
-) -> anyhow::Result<()> {
-    let until = grid.closed_until(now);
-    let from: i64 = on!(&mut *tx, |tx| {
-        sqlx::query_scalar("SELECT planned_until FROM watched_airport WHERE airport = $1")
-            .bind(airport.as_str())
-            .fetch_one(&mut **tx)
-            .await?
-    });
-    // Up to the next midnight windows have the length they had, also after a start with another one.
-    let before: Option<i64> = on!(&mut *tx, |tx| {
-        sqlx::query_scalar(
-            "SELECT window_end - window_begin FROM airport_window WHERE airport = $1 AND window_end = $2",
-        )
-        .bind(airport.as_str())
-        .bind(from)
-        .fetch_optional(&mut **tx)
-        .await?
-    });
-    let midnight = (from + DAY - 1).div_euclid(DAY) * DAY;
-    let day = Grid { length: before.unwrap_or(grid.length), ..grid };
-    let trace = serde_json::to_string(trace)?;
-    for window in day.between(from, until.min(midnight)).chain(grid.between(midnight, until)) {
-        on!(&mut *tx, |tx| {
-            sqlx::query(
-                "INSERT INTO airport_window (airport, window_begin, window_end, state, due_since, trace) \
-                 SELECT $1, $2, $3, 'due', $4, $5 WHERE NOT EXISTS (SELECT 1 FROM airport_window \
-                   WHERE airport = $1 AND window_begin < $3 AND window_end > $2)",
-            )
-            .bind(airport.as_str())
-            .bind(window.begin)
-            .bind(window.end)
-            .bind(wanted_since.max(window.end + grid.lag))
-            .bind(&trace)
-            .execute(&mut **tx)
-            .await?
-            .rows_affected()
-        });
-    }
-    on!(tx, |tx| {
-        sqlx::query("UPDATE watched_airport SET planned_until = $1 WHERE airport = $2 AND planned_until < $1")
-            .bind(until)
-            .bind(airport.as_str())
-            .execute(&mut **tx)
-            .await?
-            .rows_affected()
-    });
-    Ok(())
 }
 
 /// Ends the wait for a window, if the claim still holds.

@@ -6,10 +6,10 @@ use common::clock::rfc3339;
 use common::messages::{PreviousCounts, WindowCounted};
 use common::types::{Account, Metric, Notify};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::expected::{self, DAY};
-use crate::world::{NOON, TODAY, World, databases, json_of};
+use crate::world::{NOON, Setup, TODAY, World, databases, json_of};
 use common::testing::eventually;
 
 /// The id of a message about a day of KBTV.
@@ -215,6 +215,72 @@ async fn an_airport_without_data_is_shown_so_and_evaluated_for_nobody() {
         ada.put("KBTV", json!({})).await;
         let messages = world.messages_when(1).await;
         assert_eq!(ids(&messages), [id(TODAY - DAY, "0")]);
+    }
+}
+
+#[tokio::test]
+async fn from_its_first_flight_on_a_zero_is_a_count() {
+    for db in databases().await {
+        // The recording has flights of KEGE on its first thirteen days, and none after them.
+        let (today, now) = (TODAY + 11 * DAY, NOON + 11 * DAY);
+        assert_ne!(expected::day("KEGE", today - DAY), (0, 0));
+        assert_eq!(expected::day("KEGE", today), (0, 0));
+        let world = World::with(&db, Setup { now, ..Setup::default() }).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KEGE", json!({"low_value": 1})).await;
+        ada.collected().await;
+        assert_eq!(ada.json("/interests/KEGE").await["no_data_since"], Value::Null);
+        world.time.set(now + DAY);
+        ada.collected().await;
+        let interest = ada.json("/interests/KEGE").await;
+        assert_eq!((&interest["state"], &interest["no_data_since"]), (&json!("low"), &json!(rfc3339(today))));
+        assert_eq!(ada.daily("KEGE").await.pop().unwrap(), (common::clock::date(today), 0, 0));
+        let message = &world.messages_when(2).await[1];
+        assert_eq!((message.window_begin, message.arrival_count, message.departure_count), (today, 0, 0));
+        assert_eq!(message.history.last(), Some(&0));
+    }
+}
+
+#[tokio::test]
+async fn an_interest_shows_on_which_side_of_its_thresholds_the_last_window_is() {
+    for db in databases().await {
+        let world = World::new(&db, &["--collect-backfill", "1d"]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("KBTV", json!({})).await;
+        ada.collected().await;
+        let (arrivals, departures) = expected::day("KBTV", TODAY - DAY);
+        let total = arrivals + departures;
+        for (low, high, metric, state) in [
+            (total, total + 1, "total", "in_range"),
+            (total + 1, total + 2, "total", "low"),
+            (0, total - 1, "total", "high"),
+            (0, total, "total", "in_range"),
+            (arrivals + 1, total, "arrivals", "low"),
+            (0, departures - 1, "departures", "high"),
+        ] {
+            let change = json!({"low_value": low, "high_value": high, "metric": metric});
+            let view = ada.send(Method::PATCH, "/interests/KBTV", change).await;
+            assert_eq!(json_of(view, StatusCode::OK).await["state"], state, "{low} to {high}, {metric}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interest_that_ends_and_is_made_again_has_nothing_asked_sooner() {
+    for db in databases().await {
+        let world = World::new(&db, &["--collect-backfill", "1d", "--collect-settle", "36h"]).await;
+        let ada = world.person("ada@example.com");
+        ada.put("EGLL", json!({})).await;
+        eventually("a provisional zero", async || (world.replay.calls().await == 2).then_some(())).await;
+        for _ in 0..3 {
+            assert_eq!(ada.delete("/interests/EGLL").await.status(), StatusCode::NO_CONTENT);
+            assert_eq!(ada.status().await["waiting"], 0);
+            ada.put("EGLL", json!({})).await;
+        }
+        // What is asked after that is all that is asked.
+        ada.put("KBTV", json!({})).await;
+        world.messages_when(1).await;
+        assert_eq!(world.replay.calls().await, 4);
     }
 }
 

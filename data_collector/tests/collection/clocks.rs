@@ -47,14 +47,9 @@ async fn an_interest_made_while_the_clock_was_ahead_is_evaluated_again_once_it_i
         let message = &world.messages_when(2).await[1];
         let who: Vec<_> = message.users.iter().map(|user| user.account).collect();
         assert_eq!((message.window_begin, who), (TODAY - DAY, vec![Some(bob.account)]));
-        drop((ada, bob));
         for time in [&world.time, &world.replay_time] {
             time.set(NOON + DAY);
         }
-        // Collection pauses for an hour when clocks differ; a restart is sooner.
-        let mut world = world;
-        world.stop().await;
-        world.start().await;
         let next = &world.messages_when(3).await[2];
         assert_eq!((next.window_begin, next.users.len()), (TODAY, 2));
     }
@@ -89,18 +84,57 @@ async fn what_has_not_happened_by_openskys_clock_is_not_counted() {
         for time in [&world.time, &world.replay_time] {
             time.set(NOON + DAY);
         }
-        // Collection pauses for an hour when clocks differ; a restart is sooner.
-        drop(ada);
-        let mut world = world;
-        world.stop().await;
-        world.start().await;
-        let ada = world.person("ada@example.com");
         eventually("the next day", async || {
             (ada.daily("KBTV").await == expected_days("KBTV", TODAY - 2 * DAY, TODAY + DAY)).then_some(())
         })
         .await;
         assert_eq!(world.replay.answered("departure", 200).await, 4);
         assert_eq!(world.messages_when(2).await.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn an_airport_first_watched_while_the_clock_was_ahead_is_collected_once_it_is_right() {
+    for db in databases().await {
+        let world = World::with(&db, Setup { two_clocks: true, ..Setup::default() }).await;
+        let ada = world.person("ada@example.com");
+        world.time.set(NOON + 400 * DAY);
+        ada.put("KBTV", json!({})).await;
+        ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
+        world.time.set(NOON);
+        ada.collected().await;
+        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 7 * DAY, TODAY));
+        assert_eq!(world.messages_when(1).await[0].window_begin, TODAY - DAY);
+        for time in [&world.time, &world.replay_time] {
+            time.set(NOON + DAY);
+        }
+        ada.collected().await;
+        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 7 * DAY, TODAY + DAY));
+    }
+}
+
+#[tokio::test]
+async fn no_flights_seen_while_the_clock_is_ahead_wait_no_longer_than_otherwise() {
+    for db in databases().await {
+        let flags = ["--collect-backfill", "1d", "--collect-settle", "36h"];
+        let world = World::with(&db, Setup { flags: &flags, two_clocks: true, ..Setup::default() }).await;
+        let ada = world.person("ada@example.com");
+        // In the catalogue, but not in the recording.
+        ada.put("EGLL", json!({})).await;
+        eventually("a provisional zero", async || {
+            (world.replay.answered("departure", 404).await == 1).then_some(())
+        })
+        .await;
+        world.time.set(NOON + 400 * DAY);
+        ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
+        world.time.set(NOON);
+        for time in [&world.time, &world.replay_time] {
+            time.set(NOON + DAY);
+        }
+        let end = rfc3339(TODAY);
+        ada.status_when("the zero has settled", |status| status["airports"][0]["last_window"]["end"] == end)
+            .await;
+        assert_eq!(ada.json("/interests/EGLL").await["state"], "no_data");
     }
 }
 

@@ -1,5 +1,7 @@
 //! A failure is not a zero: what goes wrong at OpenSky, and what the breaker makes of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::auth::TOKEN_LIFETIME;
@@ -7,8 +9,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::expected::DAY;
-use crate::world::{Person, Setup, TODAY, World, databases, expected_days};
+use crate::world::{Person, Setup, TODAY, World, databases, expected_days, number, sql};
 use common::testing::eventually;
+
+/// What has failed would be tried again hours later.
+const LATER: &str = "UPDATE airport_window SET retry_at = retry_at + 80000 WHERE retry_at > 0";
 
 /// Nothing is counted for KBTV.
 async fn nothing_is_counted(world: &World, ada: &Person<'_>) {
@@ -43,6 +48,11 @@ async fn the_breaker_opens_after_exactly_the_threshold_and_then_lets_nothing_thr
         // Each call failed at its token.
         let seen = json!({"token": {"503": 2}});
         assert_eq!(world.replay.stats().await, seen);
+        eventually("the gauge says so", async || {
+            let metrics = world.admin("/metrics").await.text().await.unwrap();
+            metrics.contains("breaker_state{service=\"data_collector\",node=\"one\"} 2\n").then_some(())
+        })
+        .await;
         ada.send(Method::POST, "/collect", json!({})).await;
         ada.put("KORF", json!({})).await;
         nothing_is_counted(&world, &ada).await;
@@ -69,11 +79,27 @@ async fn after_an_outage_a_trial_closes_the_breaker_and_everything_arrives() {
         let counters = &status["breaker"]["counters"];
         assert_eq!(counters["failures"].as_i64().unwrap(), counters["opened"].as_i64().unwrap() + 1);
         nothing_is_counted(&world, &ada).await;
+        // Neither the trial nor what has failed waits for its next attempt.
+        sql(&db, LATER).await;
         world.replay.faults(json!({"outage": false})).await;
         ada.status_when("closed", breaker("closed")).await;
         all_is_well(&world, &ada).await;
-        let failures = ada.status().await["breaker"]["counters"]["failures"].as_u64().unwrap();
-        assert_eq!(world.replay.answered("token", 503).await, failures);
+        let counters = ada.status().await["breaker"]["counters"].clone();
+        assert_eq!(world.replay.answered("token", 503).await, counters["failures"].as_u64().unwrap());
+        let metric = |name: &str, labels: &str, value: &Value| {
+            format!(
+                "vedetta_data_collector_{name}{{service=\"data_collector\",node=\"one\"{labels}}} {value}\n"
+            )
+        };
+        let metrics = eventually("the gauge is up to date", async || {
+            let text = world.admin("/metrics").await.text().await.unwrap();
+            text.contains(&metric("breaker_state", "", &json!(0))).then_some(text)
+        })
+        .await;
+        for (to, counter) in [("open", "opened"), ("half_open", "half_opened"), ("closed", "closed")] {
+            let line = metric("breaker_transitions_total", &format!(",to=\"{to}\""), &counters[counter]);
+            assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+        }
     }
 }
 
@@ -104,9 +130,85 @@ async fn an_answer_in_one_direction_only_is_no_count() {
         let others = expected_days("KBTV", TODAY - 2 * DAY, TODAY);
         eventually("the others", async || (ada.daily("KBTV").await == others).then_some(())).await;
         assert_eq!(ada.status().await["waiting"], 1);
+        sql(&db, LATER).await;
         world.proxy.fail(|_, _, _| false);
         ada.send(Method::POST, "/collect", json!({})).await;
         all_is_well(&world, &ada).await;
+    }
+}
+
+/// Seconds until the next attempt at the one window that has failed, by the database's clock.
+async fn wait_of_attempt(db: &common::testing::TestDb, attempt: i64) -> i64 {
+    eventually("a failed attempt", async || {
+        (number(db, "SELECT MAX(attempts) FROM airport_window").await == attempt).then_some(())
+    })
+    .await;
+    let now = common::clock::Clock::System.now();
+    number(db, "SELECT MAX(retry_at) FROM airport_window").await - now
+}
+
+#[tokio::test]
+async fn a_failed_window_is_tried_again_after_a_minute_then_after_two_by_itself() {
+    for db in databases().await {
+        let world = World::new(&db, &["--collect-backfill", "1d"]).await;
+        let ada = world.person("ada@example.com");
+        world.proxy.fail(|_, _, _| true);
+        ada.put("KBTV", json!({})).await;
+        // Less what this test took to look.
+        let first = wait_of_attempt(&db, 1).await;
+        assert!((0..=60).contains(&first), "{first} s");
+        sql(&db, "UPDATE airport_window SET retry_at = 1").await;
+        let second = wait_of_attempt(&db, 2).await;
+        assert!((61..=120).contains(&second), "{second} s");
+        world.proxy.fail(|_, _, _| false);
+        // No wait lasts ten days: a clock that was ahead has made it.
+        sql(&db, "UPDATE airport_window SET retry_at = retry_at + 864000").await;
+        ada.collected().await;
+        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - DAY, TODAY));
+    }
+}
+
+#[tokio::test]
+async fn where_one_direction_fails_the_other_is_not_asked_again_and_again() {
+    for db in databases().await {
+        let flags =
+            ["--breaker-failure-threshold", "3", "--breaker-timeout", "1h", "--opensky-daily-credits", "100"];
+        let world = World::new(&db, &flags).await;
+        let ada = world.person("ada@example.com");
+        world.proxy.fail(|side, _, _| side == "departure");
+        ada.put("KBTV", json!({})).await;
+        let status = ada.status_when("open", breaker("open")).await;
+        assert_eq!(status["breaker"]["counters"]["failures"], 3);
+        assert_eq!(world.replay.stats().await["arrival"], json!({"200": 1}));
+        ada.status_when("one call is charged", |status| status["credits"]["remaining"] == 96).await;
+        nothing_is_counted(&world, &ada).await;
+    }
+}
+
+#[tokio::test]
+async fn what_can_never_be_read_costs_credits_only_as_often_as_its_backoff_says() {
+    for db in databases().await {
+        let flags =
+            ["--collect-backfill", "3d", "--breaker-failure-threshold", "2", "--breaker-timeout", "1s"];
+        let world = World::new(&db, &flags).await;
+        let asked = Arc::new(AtomicUsize::new(0));
+        world.proxy.garble({
+            let asked = asked.clone();
+            move |_, airport, _| airport == "KORF" && asked.fetch_add(1, Ordering::SeqCst) < usize::MAX
+        });
+        let (ada, bob) = (world.person("ada@example.com"), world.person("bob@example.com"));
+        bob.put("KORF", json!({})).await;
+        ada.status_when("open", breaker("open")).await;
+        let collected = async |airport: &str| {
+            let days = expected_days(airport, TODAY - 3 * DAY, TODAY);
+            eventually(airport, async || (ada.daily(airport).await == days).then_some(())).await;
+        };
+        // The breaker closes by a healthy window's trial, and opens again by those that come before.
+        for airport in ["KBTV", "KTYR"] {
+            ada.put(airport, json!({})).await;
+            collected(airport).await;
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 3, "each of them was asked for once");
     }
 }
 

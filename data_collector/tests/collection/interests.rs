@@ -46,6 +46,17 @@ async fn what_is_left_out_gets_the_defaults_unless_they_contradict_what_is_given
 }
 
 #[tokio::test]
+async fn the_defaults_are_the_operators() {
+    for db in databases().await {
+        let world = quiet(&db, &["--default-low-value", "3", "--default-high-value", "9"]).await;
+        assert_eq!(
+            thresholds(&world.person("ada@example.com").put("KJFK", json!({})).await),
+            (Some(3), Some(9))
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_change_keeps_what_it_leaves_out_and_null_clears() {
     for db in databases().await {
         let world = quiet(&db, &[]).await;
@@ -180,6 +191,17 @@ async fn airports_are_found_by_name_city_and_code() {
         }
         assert_eq!(first("Tromso").await["icao"], "ENTC");
         assert_eq!(first("no such place").await, Value::Null);
+        let all = ada.json("/airports?query=london&limit=1000").await;
+        let all = all["items"].as_array().unwrap();
+        let (mut paged, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = ada.json(&format!("/airports?query=london&limit=7{cursor}")).await;
+            paged.extend(page["items"].as_array().unwrap().clone());
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert!(all.len() > 7 && paged == *all, "{paged:?}");
+        assert_eq!(ada.get("/airports?query=london&cursor=x").await.status(), StatusCode::BAD_REQUEST);
         let long = "a ".repeat(51);
         for bad in ["query=", "query=%20", &format!("query={long}"), "query=x&limit=0", "query=x&limit=1001"]
         {

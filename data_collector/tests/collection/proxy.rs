@@ -1,4 +1,4 @@
-//! Stands between data_collector and the replay, and fails the calls that the test names.
+//! Stands between data_collector and the replay, and spoils the answers that the test names.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,14 +9,14 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-/// Whether a call fails: for `arrival` or `departure`, an airport, and a window's begin.
-type Fails = Arc<dyn Fn(&str, &str, i64) -> bool + Send + Sync>;
+/// What a call gets instead of the replay's answer: for `arrival` or `departure`, an airport, and a window's begin.
+type Spoils = Arc<dyn Fn(&str, &str, i64) -> Option<(StatusCode, &'static str)> + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct Proxy {
     replay: String,
     http: reqwest::Client,
-    fails: Arc<Mutex<Fails>>,
+    spoils: Arc<Mutex<Spoils>>,
 }
 
 impl Proxy {
@@ -24,7 +24,7 @@ impl Proxy {
     pub(crate) async fn start(replay: &str) -> (Proxy, String) {
         let http = common::http::client(Duration::from_secs(30)).unwrap();
         let proxy =
-            Proxy { replay: replay.to_owned(), http, fails: Arc::new(Mutex::new(Arc::new(|_, _, _| false))) };
+            Proxy { replay: replay.to_owned(), http, spoils: Arc::new(Mutex::new(Arc::new(|_, _, _| None))) };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(forward).with_state(proxy.clone());
@@ -34,7 +34,21 @@ impl Proxy {
 
     /// From now on the calls fail for which `fails` is true: for `arrival` or `departure`, an airport, a window's begin.
     pub(crate) fn fail(&self, fails: impl Fn(&str, &str, i64) -> bool + Send + Sync + 'static) {
-        *self.fails.lock().unwrap() = Arc::new(fails);
+        self.spoil((StatusCode::BAD_GATEWAY, "as asked for"), fails);
+    }
+
+    /// From now on the answers that `garbled` names are no JSON.
+    pub(crate) fn garble(&self, garbled: impl Fn(&str, &str, i64) -> bool + Send + Sync + 'static) {
+        self.spoil((StatusCode::OK, "[{"), garbled);
+    }
+
+    fn spoil(
+        &self,
+        answer: (StatusCode, &'static str),
+        is_spoilt: impl Fn(&str, &str, i64) -> bool + Send + Sync + 'static,
+    ) {
+        *self.spoils.lock().unwrap() =
+            Arc::new(move |side, airport, begin| is_spoilt(side, airport, begin).then_some(answer));
     }
 }
 
@@ -43,10 +57,10 @@ async fn forward(
     Query(query): Query<HashMap<String, String>>,
     request: Request,
 ) -> Response {
-    let fails = proxy.fails.lock().unwrap().clone();
+    let spoils = proxy.spoils.lock().unwrap().clone();
     let side = request.uri().path().rsplit('/').next().unwrap();
-    if fails(side, &query["airport"], query["begin"].parse().unwrap()) {
-        return (StatusCode::BAD_GATEWAY, "as asked for").into_response();
+    if let Some(answer) = spoils(side, &query["airport"], query["begin"].parse().unwrap()) {
+        return answer.into_response();
     }
     let url = format!("{}{}", proxy.replay, request.uri());
     let answer = proxy

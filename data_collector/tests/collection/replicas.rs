@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::expected::DAY;
-use crate::world::{Setup, TODAY, World, databases, expected_days};
+use crate::world::{Setup, TODAY, World, databases, expected_days, sql};
 
 const AIRPORTS: [&str; 4] = ["KJFK", "KBTV", "KORF", "KABE"];
 
@@ -86,8 +86,9 @@ async fn replicas_share_the_days_credits_and_a_429() {
     assert_eq!(ada.status().await["credits"]["windows_waiting"], 18);
 
     // The next day OpenSky says that it is enough: who comes later does not even ask.
+    world.replay.faults(json!({"latency_ms": 1000})).await;
     world.time.set(TODAY + DAY + 60);
-    world.replay.faults(json!({"credits_remaining": 0})).await;
+    world.replay.faults(json!({"latency_ms": 0, "credits_remaining": 0})).await;
     ada.send(Method::POST, "/collect", json!({})).await;
     ada.status_when("a pause", |status| status["credits"]["paused_until"].is_string()).await;
     two.stop().await;
@@ -103,18 +104,15 @@ async fn replicas_share_the_days_credits_and_a_429() {
     three.stop().await;
 }
 
+/// Windows that a replica has claimed, for the five minutes at most that calls may take.
 async fn claims(db: &TestDb, node: &str) -> i64 {
     let Backend::Postgres(pool) = common::db::connect_for_tests(&db.url) else { unreachable!() };
     sqlx::query_scalar(
-        "SELECT COUNT(*) FROM airport_window WHERE state = 'due' AND claimed_by = $1 AND claimed_until > 1",
+        "SELECT COUNT(*) FROM airport_window WHERE state = 'due' AND claimed_by = $1 AND claimed_until > 1 \
+         AND claimed_until <= EXTRACT(EPOCH FROM now()) + 300",
     )
     .bind(node)
     .fetch_one(&pool)
     .await
     .unwrap()
-}
-
-async fn sql(db: &TestDb, text: &'static str) {
-    let Backend::Postgres(pool) = common::db::connect_for_tests(&db.url) else { unreachable!() };
-    sqlx::query(text).execute(&pool).await.unwrap();
 }

@@ -38,6 +38,21 @@ pub(crate) async fn databases() -> Vec<TestDb> {
     common::testing::databases("data_collector").await
 }
 
+/// Changes rows behind the service's back.
+pub(crate) async fn sql(db: &TestDb, text: &'static str) {
+    let store = common::db::connect_for_tests(&db.url);
+    common::on!(&store, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
+    store.close().await;
+}
+
+/// One number out of the database.
+pub(crate) async fn number(db: &TestDb, text: &'static str) -> i64 {
+    let store = common::db::connect_for_tests(&db.url);
+    let found = common::on!(&store, |pool| sqlx::query_scalar(text).fetch_one(pool).await).unwrap();
+    store.close().await;
+    found
+}
+
 pub(crate) struct Replay {
     pub(crate) url: String,
     http: reqwest::Client,

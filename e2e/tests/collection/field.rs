@@ -231,6 +231,12 @@ impl Collector {
         }
     }
 
+    /// Has everything that waits looked at now.
+    pub(crate) async fn look_now(&self) {
+        let (status, body) = self.send(Method::POST, "/collect", json!({})).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+    }
+
     /// Windows that are still to be collected.
     pub(crate) async fn waiting(&self) -> usize {
         self.get("/status").await["waiting"].as_u64().unwrap() as usize
