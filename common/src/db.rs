@@ -203,3 +203,18 @@ pub fn is_taken(error: &sqlx::Error) -> bool {
 pub fn connect_for_tests(url: &SecretString) -> Db {
     connect(url.expose_secret()).expect("a database URL")
 }
+
+/// Whether an error will pass by itself: no connection, or no turn in time.
+pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => match error.code().as_deref() {
+            // PostgreSQL: deadlock, lock_timeout, statement_timeout, shutting down or starting, too many connections.
+            Some("40P01" | "55P03" | "57014" | "57P01" | "57P03" | "53300") => true,
+            // SQLite: SQLITE_BUSY, also while it recovers and in a snapshot that is too old.
+            Some("5" | "261" | "517") => true,
+            _ => false,
+        },
+        _ => false,
+    }
+}

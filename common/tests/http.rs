@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{get, post};
-use common::http::{Admin, Json, Query, admin, layers, ready_when, serve};
+use common::http::{Admin, Json, Problem, Query, admin, layers, ready_when, serve};
 use common::telemetry::Metrics;
 use common::trace::Trace;
 use http::{Method, StatusCode};
@@ -277,4 +277,15 @@ async fn a_readiness_that_does_not_answer_is_none() {
     let admin = admin(Admin { metrics: Arc::new(Metrics::new("test", "here")), ready });
     let response = admin.oneshot(request(Method::GET, "/readyz", &[], "")).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[test]
+fn a_database_that_is_busy_or_away_is_unavailable_and_what_is_not_expected_is_internal() {
+    use anyhow::Context;
+    let status = |error: anyhow::Error| Problem::failure(&error).status();
+    assert_eq!(status(sqlx::Error::PoolTimedOut.into()), 503);
+    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(status(Err::<(), _>(sqlx::Error::Io(refused)).context("the account").unwrap_err()), 503);
+    assert_eq!(status(sqlx::Error::RowNotFound.into()), 500);
+    assert_eq!(status(anyhow::anyhow!("a bug")), 500);
 }

@@ -57,10 +57,7 @@ impl From<Error> for Problem {
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-soon", "Ask again later", detail)
                     .retry_after(60)
             }
-            Error::Internal(error) => {
-                tracing::error!(error = format!("{error:#}"), "a request failed");
-                Problem::internal()
-            }
+            Error::Internal(error) => Problem::failure(&error),
         }
     }
 }

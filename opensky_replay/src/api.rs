@@ -146,12 +146,13 @@ async fn answer(
     if end - begin > LONGEST {
         return Err(Refusal::Asked("the interval is longer than two days".into()));
     }
-    replay.credits.charge(caller, cost(begin, end), now).map_err(|_| Refusal::Spent)?;
     let faults = *lock(&replay.faults);
     if replay.dice.fall(faults.error_rate) {
         return Err(Refusal::Failed("an error was asked for".into()));
     }
     let tape = replay.source.tape().await.map_err(|broken| Refusal::Failed(broken.to_string()))?;
+    // Only what is answered is charged.
+    replay.credits.charge(caller, cost(begin, end), now).map_err(|_| Refusal::Spent)?;
     let newest = match direction {
         // A batch at night finds the arrivals of a day.
         Direction::Arrivals => now - now.rem_euclid(DAY) - 1,

@@ -45,10 +45,7 @@ impl IntoResponse for Error {
             Error::NoAccount => Problem::not_found(detail),
             Error::Busy => Problem::unavailable(detail, 1),
             Error::Auth(error) => error.into(),
-            Error::Internal(error) => {
-                tracing::error!(error = format!("{error:#}"), "a request failed");
-                Problem::internal()
-            }
+            Error::Internal(error) => Problem::failure(&error),
         };
         problem.into_response()
     }

@@ -70,6 +70,16 @@ impl Problem {
         )
     }
 
+    /// What a request got that failed for a reason of ours: 503 when the database is away or has no turn to give at the
+    /// moment, else 500. The cause is logged here and nowhere else.
+    pub fn failure(error: &anyhow::Error) -> Problem {
+        tracing::error!(error = format!("{error:#}"), "a request failed");
+        match error.chain().filter_map(|cause| cause.downcast_ref()).any(crate::db::is_passing) {
+            true => Problem::unavailable("the database cannot answer at the moment", 5),
+            false => Problem::internal(),
+        }
+    }
+
     /// Adds `Retry-After`, in seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Problem {

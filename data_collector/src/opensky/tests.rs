@@ -263,6 +263,19 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_off_is_no_answer_and_is_charged() {
+    let (url, _) = serve(1800, |_, _| {
+        // More than the server holds back before it sends anything.
+        let broken = [Ok(" ".repeat(2 << 20)), Err(std::io::Error::other("cut"))];
+        Body::from_stream(futures::stream::iter(broken)).into_response()
+    })
+    .await;
+    let called = arrivals(&client(&url)).await;
+    let Err(Error::Fault(Fault::Decode, why)) = called.flights else { panic!("{called:?}") };
+    assert!(why.contains("broke off") && called.charged, "{why}");
+}
+
+#[tokio::test]
 async fn the_servers_clock_is_read_from_its_answer() {
     let (url, _) =
         serve(1800, |_, _| ([("date", "Tue, 03 Apr 2001 00:00:07 GMT")], "[]").into_response()).await;

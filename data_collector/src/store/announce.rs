@@ -144,7 +144,7 @@ impl Announcer {
     }
 }
 
-/// The interests in an airport, by account.
+/// The interests in an airport, by account. One that cannot be read is left out, so that the others are told.
 async fn watchers(tx: &mut Tx, airport: Icao) -> anyhow::Result<Vec<Interest>> {
     let rows: Vec<InterestRow> = on!(tx, |tx| {
         sqlx::query_as("SELECT * FROM user_interest WHERE airport = $1 ORDER BY account")
@@ -152,7 +152,13 @@ async fn watchers(tx: &mut Tx, airport: Icao) -> anyhow::Result<Vec<Interest>> {
             .fetch_all(&mut **tx)
             .await?
     });
-    rows.into_iter().map(InterestRow::interest).collect()
+    let readable = |row: InterestRow| {
+        let account = row.account.clone();
+        row.interest()
+            .inspect_err(|error| tracing::error!(%account, %airport, %error, "an interest cannot be read"))
+            .ok()
+    };
+    Ok(rows.into_iter().filter_map(readable).collect())
 }
 
 async fn mark_announced(tx: &mut Tx, airport: Icao, begin: i64) -> sqlx::Result<()> {

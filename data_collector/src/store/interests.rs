@@ -43,7 +43,7 @@ pub(crate) struct Saved {
 
 row! {
     pub(super) struct InterestRow {
-        account: String,
+        pub(super) account: String,
         email: String,
         airport: String,
         low_value: Option<i64>,
