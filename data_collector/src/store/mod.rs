@@ -10,6 +10,7 @@ mod queries;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod watched;
 mod windows;
 
 use common::db::{Db, Tx};

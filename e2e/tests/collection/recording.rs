@@ -41,6 +41,8 @@ pub(crate) struct Known {
     pub(crate) begin: i64,
     pub(crate) end: i64,
     flights: Vec<Flight>,
+    /// Of each airport's days with flights.
+    counts: BTreeMap<String, BTreeMap<i64, Counts>>,
 }
 
 /// Arrivals and departures.
@@ -64,28 +66,29 @@ impl Known {
                 }
             }
         }
-        Known { begin, end, flights: flights.into_values().collect() }
+        let mut counts: BTreeMap<String, BTreeMap<i64, Counts>> = BTreeMap::new();
+        for flight in flights.values() {
+            for (airport, time, seen) in
+                [(&flight.to, flight.last_seen, (1, 0)), (&flight.from, flight.first_seen, (0, 1))]
+            {
+                if airports.contains(airport.as_str()) && (begin..end).contains(&time) {
+                    let days = counts.entry(airport.clone()).or_default();
+                    let day = days.entry(time.div_euclid(DAY) * DAY).or_default();
+                    *day = (day.0 + seen.0, day.1 + seen.1);
+                }
+            }
+        }
+        Known { begin, end, flights: flights.into_values().collect(), counts }
     }
 
     /// By midnight, the counts of the airport's days; none before the first with a flight.
     pub(crate) fn days(&self, airport: &str) -> BTreeMap<i64, Counts> {
-        let mut days: BTreeMap<i64, Counts> =
-            (self.begin..self.end).step_by(DAY as usize).map(|day| (day, (0, 0))).collect();
-        for flight in &self.flights {
-            if flight.to == airport
-                && let Some(day) = days.get_mut(&(flight.last_seen.div_euclid(DAY) * DAY))
-            {
-                day.0 += 1;
-            }
-            if flight.from == airport
-                && let Some(day) = days.get_mut(&(flight.first_seen.div_euclid(DAY) * DAY))
-            {
-                day.1 += 1;
-            }
-        }
-        let first = days.iter().find(|(_, counts)| **counts != (0, 0)).map(|(day, _)| *day);
-        days.retain(|day, _| first.is_some_and(|first| *day >= first));
-        days
+        let counts = self.counts.get(airport);
+        let days = (self.begin..self.end).step_by(DAY as usize);
+        let first = counts.and_then(|counts| counts.keys().next()).copied().unwrap_or(i64::MAX);
+        days.filter(|day| *day >= first)
+            .map(|day| (day, counts.and_then(|counts| counts.get(&day)).copied().unwrap_or_default()))
+            .collect()
     }
 
     /// The flights that landed there, or that took off: when, and which aircraft.
