@@ -205,14 +205,15 @@ pub fn connect_for_tests(url: &SecretString) -> Db {
 }
 
 /// Whether an error will pass by itself: no connection, or no turn in time.
-pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
+pub fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
         sqlx::Error::Database(error) => match error.code().as_deref() {
-            // PostgreSQL: deadlock, lock_timeout, statement_timeout, shutting down or starting, too many connections.
-            Some("40P01" | "55P03" | "57014" | "57P01" | "57P03" | "53300") => true,
-            // SQLite: SQLITE_BUSY, also while it recovers and in a snapshot that is too old.
-            Some("5" | "261" | "517") => true,
+            // PostgreSQL: deadlock, serialization, lock_timeout, statement_timeout, shutting down or starting, too many
+            // connections.
+            Some("40P01" | "40001" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "53300") => true,
+            // SQLite: SQLITE_BUSY, also while it recovers, in a snapshot that is too old, and after a wait.
+            Some("5" | "261" | "517" | "773") => true,
             _ => false,
         },
         _ => false,

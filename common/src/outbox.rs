@@ -209,7 +209,7 @@ impl Relay {
         })
     }
 
-    /// Takes the lease, or keeps it. One that would last longer than ours was made by a clock that was ahead.
+    /// Takes the lease, or keeps it. One that would last a minute longer than ours was made by a clock that was ahead.
     async fn hold_lease(&self) -> anyhow::Result<bool> {
         let mut tx = self.db.begin().await?;
         let now = tx.now().await?;
@@ -217,7 +217,7 @@ impl Relay {
             sqlx::query(
                 "INSERT INTO outbox_lease (name, holder, held_until) VALUES ('relay', $1, $2) \
                  ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
-                 WHERE outbox_lease.held_until < $3 OR outbox_lease.held_until > $2 \
+                 WHERE outbox_lease.held_until < $3 OR outbox_lease.held_until > $2 + 60 \
                  OR outbox_lease.holder = excluded.holder",
             )
             .bind(&self.holder)

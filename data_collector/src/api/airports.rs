@@ -22,8 +22,7 @@ const LONGEST_QUERY: usize = 100;
 pub(super) struct Search {
     query: String,
     limit: Option<i64>,
-    /// How many were told before.
-    cursor: Option<usize>,
+    cursor: Option<String>,
 }
 
 pub(super) async fn search(
@@ -36,7 +35,10 @@ pub(super) async fn search(
         return Err(Invalid(what).into());
     }
     let limit = usize::try_from(page_limit(search.limit)?).unwrap_or(usize::MAX);
-    let (found, before) = (state.announcer.catalogue.search(&search.query), search.cursor.unwrap_or(0));
+    // How many were told before.
+    let before = search.cursor.map_or(Ok(0), |cursor| cursor.parse::<usize>());
+    let before = before.map_err(|_| Invalid("cursor is not one that this list gave".to_owned()))?;
+    let found = state.announcer.catalogue.search(&search.query);
     let items: Vec<Airport> =
         found.iter().skip(before).take(limit).map(|airport| (*airport).clone()).collect();
     let told = before.saturating_add(items.len());

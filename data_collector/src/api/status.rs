@@ -75,6 +75,9 @@ async fn credits(state: &State, now: i64, ready: i64) -> sqlx::Result<Value> {
     }))
 }
 
+/// Attempts that cost credits and may follow each other as fast as people ask: the credits are everybody's.
+const PAID_ATTEMPTS: i64 = 5;
+
 #[derive(Deserialize, Default)]
 pub(super) struct CollectBody {
     email: Option<Email>,
@@ -109,7 +112,7 @@ impl State {
             return Err(Error::TooSoon);
         }
         self.store.plan_all(self.lag, self.backfill, self.flight_clock.now(), trace).await?;
-        self.store.hurry(&airports, true).await?;
+        self.store.hurry(&airports, PAID_ATTEMPTS).await?;
         self.collect.notify_one();
         Ok(airports)
     }

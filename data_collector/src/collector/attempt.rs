@@ -3,7 +3,7 @@
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::clock::date;
+use common::clock::{DAY, date};
 use common::retry::doubled;
 use common::types::Direction;
 use tokio_util::sync::CancellationToken;
@@ -26,10 +26,12 @@ const SKEW: i64 = 60;
 const SKEW_PAUSE: Duration = Duration::from_secs(3600);
 
 impl Collector {
-    /// Takes the credits of a window; where there are none its claim is given back, and there is a pause.
-    pub(super) async fn lacks_credits(&self, claim: &Claim, day: i64) -> anyhow::Result<Option<Pause>> {
-        let why = match self.store.take_credits(day, self.daily_credits, WINDOW_CREDITS).await? {
-            Budget::Taken => return Ok(None),
+    /// Takes the credits of a window; gives the day that they are of. Where there are none, the window's claim is given back,
+    /// and there is a pause.
+    pub(super) async fn credits_for(&self, claim: &Claim) -> anyhow::Result<Result<i64, Pause>> {
+        let today = self.clock.now().div_euclid(DAY);
+        let why = match self.store.take_credits(today, self.daily_credits, WINDOW_CREDITS).await? {
+            Budget::Taken { day } => return Ok(Ok(day)),
             Budget::Spent => "the day's credits with OpenSky are used up".to_owned(),
             Budget::Paused(seconds) => {
                 OpenSkyError::RateLimited(Duration::from_secs(seconds.unsigned_abs())).to_string()
@@ -37,10 +39,10 @@ impl Collector {
         };
         self.store.release(claim).await?;
         self.progress.set_obstacle(Some(why));
-        Ok(Some(Pause::Idle))
+        Ok(Err(Pause::Idle))
     }
 
-    /// Fetches and stores one window; says whether to pause afterwards.
+    /// Fetches and stores one window; says whether to pause afterwards. The credits that were taken are of `day`.
     pub(super) async fn collect(
         &self,
         opensky: &OpenSky,
@@ -52,9 +54,20 @@ impl Collector {
             self.store.release(claim).await?;
             return Ok(None);
         };
+        let charged = asked.charged > 0;
+        let done = self.settle(claim, day, asked).await;
+        if done.is_err() {
+            // What the database did not take now, it may take later.
+            self.store.failed(claim, retry_in(claim), charged).await?;
+        }
+        done
+    }
+
+    /// What becomes of a window that was asked for.
+    async fn settle(&self, claim: &Claim, day: i64, asked: Asked) -> anyhow::Result<Option<Pause>> {
         self.store.settle_credits(day, WINDOW_CREDITS - asked.charged, asked.credits).await?;
         match asked.fetched {
-            Ok(fetched) => self.keep(claim, &fetched, asked.date).await,
+            Ok(fetched) => self.keep(claim, &fetched, asked.at, asked.date).await,
             Err(error) => self.failed(claim, error, asked.charged > 0).await,
         }
     }
@@ -66,6 +79,7 @@ impl Collector {
             Direction::Arrivals => Direction::Departures,
             Direction::Departures => Direction::Arrivals,
         };
+        let at = self.clock.now();
         let (mut fetched, mut charged, mut credits, mut date) = (Fetched::default(), 0, None, None);
         for direction in [first, second] {
             let called = opensky.flights(claim.airport, direction, claim.window).await;
@@ -78,11 +92,11 @@ impl Collector {
                 (Ok(flights), Direction::Departures) => fetched.departures = flights,
                 (Err(error), _) => {
                     *self.first() = direction;
-                    return Asked { fetched: Err(error), charged, credits, date };
+                    return Asked { fetched: Err(error), charged, credits, at, date };
                 }
             }
         }
-        Asked { fetched: Ok(fetched), charged, credits, date }
+        Asked { fetched: Ok(fetched), charged, credits, at, date }
     }
 
     fn first(&self) -> MutexGuard<'_, Direction> {
@@ -90,29 +104,31 @@ impl Collector {
     }
 
     /// Stores a window, unless it is too early to believe it: before it has closed, or, without flights in a direction,
-    /// before it has settled. The time is the earlier one of this machine and OpenSky (`date`), so that a clock which is
-    /// ahead makes no counts of what has not happened.
+    /// before it has settled. It was asked for `at` a time by this machine's clock; of that and OpenSky's (`date`) the earlier
+    /// one holds, so that a clock which is ahead makes no counts of what has not happened.
     async fn keep(
         &self,
         claim: &Claim,
         fetched: &Fetched,
+        at: i64,
         date: Option<i64>,
     ) -> anyhow::Result<Option<Pause>> {
         let (counts, now) = (fetched.counts(claim.window), self.clock.now());
-        let then = date.map_or(now, |date| date.min(now));
-        let settle = if counts.arrivals == 0 || counts.departures == 0 {
-            seconds(self.collect.collect_settle)
-        } else {
-            0
+        let earlier = date.map_or(at, |date| date.min(at));
+        let closes = claim.window.end.saturating_add(self.lag);
+        let settles = match counts.arrivals == 0 || counts.departures == 0 {
+            true => closes.max(claim.window.end.saturating_add(seconds(self.collect.collect_settle))),
+            false => closes,
         };
-        let believed_from = claim.window.end.saturating_add(settle.max(self.lag));
-        if then + SKEW < believed_from && then + SKEW < now {
-            return self.is_ahead(claim, now - then).await.map(Some);
+        // By our clock it has closed, or we would not have asked.
+        let believed_from = if at < settles { closes } else { settles };
+        if earlier + SKEW < believed_from {
+            return self.is_ahead(claim, at - earlier).await.map(Some);
         }
         self.progress.set_obstacle(None);
-        if now < believed_from {
+        if at < settles {
             tracing::info!(airport = %claim.airport, day = date_of(claim), "no flights yet; asked again later");
-            self.store.leave_provisional(claim, believed_from).await?;
+            self.store.leave_provisional(claim, settles).await?;
             return Ok(None);
         }
         match self.store.store_window(claim, fetched, &self.announcer, now).await? {
@@ -128,6 +144,7 @@ impl Collector {
             }
             Stored::NoLonger => {
                 tracing::info!(airport = %claim.airport, "the window is no longer ours to store");
+                self.store.release(claim).await?;
             }
         }
         Ok(None)
@@ -178,6 +195,8 @@ impl Collector {
                 if claim.attempts > 0 && now > since.saturating_add(patience) {
                     tracing::error!(airport = %claim.airport, day = date_of(claim), %error, "given up");
                     self.store.give_up(claim, &self.announcer, now).await?;
+                    // If nobody watches the airport any more, it was not.
+                    self.store.release(claim).await?;
                     self.outbox.notify_one();
                 } else {
                     let wait = retry_in(claim);
@@ -211,6 +230,8 @@ struct Asked {
     charged: i64,
     /// What OpenSky says is left.
     credits: Option<i64>,
+    /// When it was asked by this machine's clock, flight time.
+    at: i64,
     /// The earlier answer's time by OpenSky's clock, Unix seconds.
     date: Option<i64>,
 }

@@ -90,7 +90,7 @@ impl Collector {
             let now = self.clock.now();
             // A cycle further away than they are apart was set by a clock that was ahead.
             let is_due = now >= next_cycle || next_cycle.saturating_sub(now) > every;
-            let planned = !is_due || self.plan().await;
+            let planned = !is_due || token.run_until_cancelled(self.plan()).await == Some(true);
             if is_due && planned {
                 next_cycle = self.clock.now().saturating_add(every);
                 self.progress.next_cycle.store(next_cycle, Ordering::Relaxed);
@@ -135,13 +135,13 @@ impl Collector {
         planned.is_ok()
     }
 
-    /// Removes the flights that are kept long enough, as long as nobody asks to stop. Their age is counted from the newest
+    /// Removes the flights that are kept long enough, as long as nobody asks to stop, and windows that nobody wants any more. Their age is counted from the newest
     /// window, so that a clock which is ahead removes none too early.
     async fn prune(&self, token: &CancellationToken) -> sqlx::Result<()> {
         let Some(newest) = self.store.stored_until().await? else { return Ok(()) };
         let before = newest.min(self.clock.now()).saturating_sub(seconds(self.collect.flight_retention));
         while !token.is_cancelled() && self.store.prune_flights(before).await? {}
-        Ok(())
+        self.store.forget_unwatched(newest.saturating_sub(seconds(self.collect.collect_backfill))).await
     }
 
     /// Collects due windows, one call at a time, until there are none or none can be fetched.
@@ -156,18 +156,16 @@ impl Collector {
             let claim =
                 self.store.claim(&self.node, self.claim_for, trial, self.lag, self.clock.now()).await?;
             let Some(claim) = claim else { return Ok(Pause::Idle) };
-            let day = self.clock.now().div_euclid(DAY);
-            if let Some(pause) = self.lacks_credits(&claim, day).await? {
-                return Ok(pause);
-            }
+            let day = match self.credits_for(&claim).await? {
+                Ok(day) => day,
+                Err(pause) => return Ok(pause),
+            };
             let span = tracing::info_span!("window", request_id = %claim.trace.request_id);
             let before = self.breaker.state();
             let done = self.collect(opensky, &claim, day, token).instrument(span).await;
-            if done.is_err() {
-                // What the database did not take now, it may take later. It was paid for all the same.
-                self.store.failed(&claim, attempt::retry_in(&claim), true).await?;
+            if let Err(error) = self.tell_transition(before).await {
+                tracing::warn!(error = format!("{error:#}"), "what has failed waits its time");
             }
-            self.tell_transition(before).await?;
             self.observe().await;
             if let Some(pause) = done? {
                 return Ok(pause);

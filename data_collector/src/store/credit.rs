@@ -7,14 +7,14 @@ use super::Store;
 
 const NAME: &str = "opensky";
 
-/// No pause is longer, in seconds: one that seems to be was made by a clock that was ahead.
-const LONGEST_PAUSE: i64 = 86_400;
+/// No pause is longer than a day, in seconds with an hour to spare: one that seems to be was made by a clock that was ahead.
+const LONGEST_PAUSE: i64 = 90_000;
 
 /// What the budget says to a window that is to be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Budget {
-    /// Its credits are taken.
-    Taken,
+    /// Its credits are taken, from this day's.
+    Taken { day: i64 },
     /// The day's are used up.
     Spent,
     /// OpenSky wants to be left alone for so many seconds.
@@ -38,17 +38,17 @@ impl Store {
         let mut tx = self.0.begin().await?;
         let now = tx.now().await?;
         begin_day(&mut tx, day, daily).await?;
-        let taken = on!(&mut tx, |tx| {
-            sqlx::query(
+        let taken: Option<i64> = on!(&mut tx, |tx| {
+            sqlx::query_scalar(
                 "UPDATE credit SET remaining = remaining - $1 \
-                 WHERE name = $2 AND remaining >= $1 AND (paused_until <= $3 OR paused_until > $3 + 86400)",
+                 WHERE name = $2 AND remaining >= $1 AND (paused_until <= $3 OR paused_until > $3 + 90000) \
+                 RETURNING day",
             )
             .bind(cost)
             .bind(NAME)
             .bind(now)
-            .execute(&mut **tx)
+            .fetch_optional(&mut **tx)
             .await?
-            .rows_affected()
         });
         let paused_until: i64 = on!(&mut tx, |tx| {
             sqlx::query_scalar("SELECT paused_until FROM credit WHERE name = $1")
@@ -57,10 +57,10 @@ impl Store {
                 .await?
         });
         tx.commit().await?;
-        Ok(match paused_until - now {
-            _ if taken == 1 => Budget::Taken,
-            seconds @ 1..=LONGEST_PAUSE => Budget::Paused(seconds),
-            _ => Budget::Spent,
+        Ok(match (taken, paused_until - now) {
+            (Some(day), _) => Budget::Taken { day },
+            (None, seconds @ 1..=LONGEST_PAUSE) => Budget::Paused(seconds),
+            (None, _) => Budget::Spent,
         })
     }
 
@@ -75,7 +75,7 @@ impl Store {
         on!(&self.0, |pool| {
             sqlx::query(
                 "UPDATE credit SET remaining = CASE WHEN $1 < remaining + $2 THEN $1 ELSE remaining + $2 END \
-                 WHERE name = $3 AND day >= $4",
+                 WHERE name = $3 AND day = $4",
             )
             .bind(remaining.unwrap_or(i64::MAX))
             .bind(refund)
@@ -94,7 +94,7 @@ impl Store {
         on!(&mut tx, |tx| {
             sqlx::query(
                 "UPDATE credit SET paused_until = $1 \
-                 WHERE name = $2 AND (paused_until < $1 OR paused_until > $3 + 86400)",
+                 WHERE name = $2 AND (paused_until < $1 OR paused_until > $3 + 90000)",
             )
             .bind(now + seconds)
             .bind(NAME)

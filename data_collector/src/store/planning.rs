@@ -1,7 +1,7 @@
 //! Planning: which windows are due.
 
 use common::clock::DAY;
-use common::db::Tx;
+use common::db::{Tx, is_passing};
 use common::trace::Trace;
 use common::types::Icao;
 use common::{on, row};
@@ -27,8 +27,9 @@ pub(super) async fn grid(tx: &mut Tx, lag: i64) -> sqlx::Result<Grid> {
 
 impl Store {
     /// Lets windows have this length (seconds) from the midnight after `now` (flight time) on, or from the beginning if
-    /// they never had one.
+    /// they never had one. A clock that is behind what is stored changes nothing of that.
     pub(crate) async fn set_window_length(&self, length: i64, now: i64) -> anyhow::Result<()> {
+        let now = now.max(self.stored_until().await?.unwrap_or(i64::MIN));
         let midnight = (now.div_euclid(DAY) + 1) * DAY;
         let mut tx = self.0.begin().await?;
         on!(&mut tx, |tx| {
@@ -53,7 +54,7 @@ impl Store {
     }
 
     /// Makes the windows due that have closed since the last time, for every watched airport. One that cannot be planned
-    /// leaves the others alone; the first error is given afterwards.
+    /// leaves the others alone, unless the database is away; the first error is given afterwards.
     pub(crate) async fn plan_all(
         &self,
         lag: i64,
@@ -69,27 +70,31 @@ impl Store {
                 "SELECT airport FROM watched_airport WHERE planned_until < $1 OR planned_until > $2 ORDER BY airport",
             )
             .bind(latest.end)
-            .bind(latest.end + (latest.end - latest.begin))
+            .bind(latest.end + tolerance(latest))
             .fetch_all(&mut **tx)
             .await?
         });
         tx.commit().await?;
         let mut first_error = None;
         for airport in airports {
-            let planned = self.plan_one(airport.parse()?, &grid, backfill, now, trace).await;
-            first_error = first_error.or(planned.err());
+            let Err(error) = self.plan_one(&airport, &grid, backfill, now, trace).await else { continue };
+            if error.downcast_ref().is_some_and(is_passing) {
+                return Err(error);
+            }
+            first_error = first_error.or(Some(error.context(airport)));
         }
         first_error.map_or(Ok(()), Err)
     }
 
     async fn plan_one(
         &self,
-        airport: Icao,
+        airport: &str,
         grid: &Grid,
         backfill: i64,
         now: i64,
         trace: &Trace,
     ) -> anyhow::Result<()> {
+        let airport = airport.parse()?;
         let mut tx = self.0.begin().await?;
         if lock_airport(&mut tx, airport).await? {
             plan(&mut tx, airport, grid, backfill, now, i64::MIN, trace).await?;
@@ -117,8 +122,10 @@ pub(super) async fn plan(
             .fetch_one(&mut **tx)
             .await?
     });
-    // Replicas' clocks differ by less than a window.
-    let was_ahead = planned_until > latest.end + (latest.end - latest.begin);
+    let was_ahead = planned_until > latest.end + tolerance(latest);
+    if was_ahead && is_behind(tx, airport, latest).await? {
+        return Ok(());
+    }
     let from = if was_ahead { start_anew(tx, airport, latest, backfill).await? } else { planned_until };
     let trace = serde_json::to_string(trace)?;
     for window in grid.between(from, latest.end) {
@@ -153,25 +160,50 @@ pub(super) async fn plan(
     Ok(())
 }
 
-/// Takes back what a clock that was ahead made due beyond the `latest` closed window, and lets the interests that were made
-/// by it begin with that one. Gives the time to plan from: perhaps the airport was first watched at that clock's time, so that
-/// windows before it are lacking.
+/// By how much replicas' clocks, and so their plans, may differ, in seconds.
+fn tolerance(latest: Window) -> i64 {
+    (latest.end - latest.begin).max(3600)
+}
+
+/// Whether our clock is behind: a window is stored that has yet to close by it. OpenSky's clock has confirmed those.
+async fn is_behind(tx: &mut Tx, airport: Icao, latest: Window) -> sqlx::Result<bool> {
+    on!(tx, |tx| {
+        sqlx::query_scalar(
+            "SELECT COUNT(*) > 0 FROM airport_window WHERE airport = $1 AND state = 'stored' AND window_begin >= $2",
+        )
+        .bind(airport.as_str())
+        .bind(latest.end)
+        .fetch_one(&mut **tx)
+        .await
+    })
+}
+
+/// Takes back what a clock that was ahead has done: windows that it made due or gave up, from the backfill on, and begins of
+/// interests beyond the `latest` closed window. Gives the time to plan from: perhaps the airport was first watched at that
+/// clock's time, so that windows before it are lacking.
 async fn start_anew(tx: &mut Tx, airport: Icao, latest: Window, backfill: i64) -> sqlx::Result<i64> {
+    let oldest = latest.end - backfill;
     let first: Option<i64> = on!(tx, |tx| {
-        sqlx::query("DELETE FROM airport_window WHERE airport = $1 AND state = 'due' AND window_end > $2")
-            .bind(airport.as_str())
-            .bind(latest.end)
-            .execute(&mut **tx)
-            .await?;
+        let first = sqlx::query_scalar(
+            "SELECT MIN(window_begin) FROM airport_window WHERE airport = $1 AND window_begin < $2",
+        )
+        .bind(airport.as_str())
+        .bind(latest.end)
+        .fetch_one(&mut **tx)
+        .await?;
+        sqlx::query(
+            "DELETE FROM airport_window WHERE airport = $1 AND state <> 'stored' AND window_begin >= $2",
+        )
+        .bind(airport.as_str())
+        .bind(oldest)
+        .execute(&mut **tx)
+        .await?;
         sqlx::query("UPDATE user_interest SET evaluate_from = $1 WHERE airport = $2 AND evaluate_from > $1")
             .bind(latest.begin)
             .bind(airport.as_str())
             .execute(&mut **tx)
             .await?;
-        sqlx::query_scalar("SELECT MIN(window_begin) FROM airport_window WHERE airport = $1")
-            .bind(airport.as_str())
-            .fetch_one(&mut **tx)
-            .await?
+        first
     });
-    Ok(first.unwrap_or(i64::MIN).max(latest.end - backfill))
+    Ok(first.unwrap_or(i64::MIN).max(oldest))
 }

@@ -117,7 +117,7 @@ async fn a_claim_that_would_hold_for_days_was_made_by_a_clock_that_was_ahead() {
 async fn a_pause_holds_as_long_as_the_longest_says_and_no_longer_than_a_day() {
     for store in stores().await {
         let take = async || store.take_credits(1, 100, 8).await.unwrap();
-        assert_eq!(take().await, Budget::Taken);
+        assert_eq!(take().await, Budget::Taken { day: 1 });
         store.pause(3600).await.unwrap();
         store.pause(60).await.unwrap();
         let Budget::Paused(seconds) = take().await else { panic!("there is a pause") };
@@ -127,7 +127,7 @@ async fn a_pause_holds_as_long_as_the_longest_says_and_no_longer_than_a_day() {
         assert!(credits.remaining.is_none() && credits.paused_until > Clock::System.now());
 
         sql(&store, "UPDATE credit SET paused_until = paused_until + 864000").await;
-        assert_eq!(take().await, Budget::Taken);
+        assert_eq!(take().await, Budget::Taken { day: 1 });
         store.pause(60).await.unwrap();
         assert!(matches!(take().await, Budget::Paused(1..=60)));
     }

@@ -258,21 +258,38 @@ impl Store {
         })
     }
 
+    /// Forgets what was asked for in vain, or is provisional, at airports that nobody watches any more, if it ended before
+    /// `time`.
+    pub(crate) async fn forget_unwatched(&self, time: i64) -> sqlx::Result<()> {
+        on!(&self.0, |pool| {
+            sqlx::query(
+                "DELETE FROM airport_window WHERE state = 'due' AND window_end < $1 \
+                 AND airport NOT IN (SELECT airport FROM watched_airport)",
+            )
+            .bind(time)
+            .execute(pool)
+            .await
+            .map(|_| ())
+        })
+    }
+
     /// Has all due windows tried at once whose last attempt cost nothing.
     pub(crate) async fn hurry_all(&self) -> anyhow::Result<()> {
         let airports: Vec<String> = on!(&self.0, |pool| {
             sqlx::query_scalar(
-                "SELECT DISTINCT airport FROM airport_window WHERE state = 'due' AND retry_at > 0 AND NOT charged",
+                "SELECT airport FROM watched_airport AS a WHERE EXISTS (SELECT 1 FROM airport_window AS w \
+                 WHERE w.airport = a.airport AND w.state = 'due' AND w.retry_at > 0 AND NOT w.charged)",
             )
             .fetch_all(pool)
             .await?
         });
         let airports = airports.iter().map(|airport| airport.parse()).collect::<Result<Vec<Icao>, _>>()?;
-        Ok(self.hurry(&airports, false).await?)
+        Ok(self.hurry(&airports, 0).await?)
     }
 
-    /// Has the due windows of some airports tried at once; also those whose last attempt cost credits, if `at_any_cost`.
-    pub(crate) async fn hurry(&self, airports: &[Icao], at_any_cost: bool) -> sqlx::Result<()> {
+    /// Has the due windows of some airports tried at once; those whose last attempt cost credits, if they had at most so many
+    /// attempts.
+    pub(crate) async fn hurry(&self, airports: &[Icao], paid_attempts: i64) -> sqlx::Result<()> {
         for airport in airports {
             let mut tx = self.0.begin().await?;
             // Several rows change, so nobody else may be changing them in another order.
@@ -280,10 +297,10 @@ impl Store {
             on!(&mut tx, |tx| {
                 sqlx::query(
                     "UPDATE airport_window SET retry_at = 0 \
-                     WHERE airport = $1 AND state = 'due' AND ($2 OR NOT charged)",
+                     WHERE airport = $1 AND state = 'due' AND (attempts <= $2 OR NOT charged)",
                 )
                 .bind(airport.as_str())
-                .bind(at_any_cost)
+                .bind(paid_attempts)
                 .execute(&mut **tx)
                 .await?
                 .rows_affected()

@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::expected::DAY;
-use crate::world::{NOON, Setup, TODAY, World, databases, expected_days};
+use crate::world::{NOON, Setup, TODAY, World, databases, expected_days, sql};
 
 #[tokio::test]
 async fn a_clock_that_jumps_back_and_forth_stores_each_window_once() {
@@ -15,7 +15,7 @@ async fn a_clock_that_jumps_back_and_forth_stores_each_window_once() {
         let ada = world.person("ada@example.com");
         ada.put("KBTV", json!({})).await;
         ada.collected().await;
-        for moved in [2, -3, 1, -1, 3] {
+        for moved in [2, -3, 1, -10, -1, 3] {
             world.time.set(NOON + moved * DAY);
             // Backwards too a cycle begins: the next one would be days away.
             let cycle = rfc3339(NOON + moved * DAY);
@@ -110,6 +110,30 @@ async fn an_airport_first_watched_while_the_clock_was_ahead_is_collected_once_it
         }
         ada.collected().await;
         assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 7 * DAY, TODAY + DAY));
+    }
+}
+
+#[tokio::test]
+async fn what_was_given_up_while_the_clock_was_ahead_is_asked_for_again() {
+    for db in databases().await {
+        let flags = ["--breaker-failure-threshold", "1000000", "--collect-backfill", "3d"];
+        let world = World::with(&db, Setup { flags: &flags, two_clocks: true, ..Setup::default() }).await;
+        let ada = world.person("ada@example.com");
+        // There is no answer whose date would tell.
+        world.proxy.fail(|_, _, _| true);
+        ada.put("KBTV", json!({})).await;
+        world.time.set(NOON + 400 * DAY);
+        eventually("the last days are given up", async || {
+            sql(&db, "UPDATE airport_window SET retry_at = 1 WHERE retry_at > 1").await;
+            let _ = ada.send(Method::POST, "/collect", json!({})).await;
+            (ada.status().await["airports"][0]["missing"].as_i64() >= Some(3)).then_some(())
+        })
+        .await;
+        world.proxy.fail(|_, _, _| false);
+        world.time.set(NOON);
+        ada.collected().await;
+        assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - 3 * DAY, TODAY));
+        assert_eq!(ada.status().await["airports"][0]["missing"], 0);
     }
 }
 

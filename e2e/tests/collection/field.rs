@@ -128,8 +128,16 @@ impl Field {
 
     /// The operator knows that OpenSky can be asked again.
     pub(crate) async fn end_pause(&self) {
+        self.sql("UPDATE credit SET paused_until = 0, remaining = 1000000").await;
+    }
+
+    /// What has failed is tried again now, also if its last attempt cost credits.
+    pub(crate) async fn end_waits(&self) {
+        self.sql("UPDATE airport_window SET retry_at = 0 WHERE state = 'due'").await;
+    }
+
+    async fn sql(&self, text: &'static str) {
         let db = common::db::connect_for_tests(&self.db.url);
-        let text = "UPDATE credit SET paused_until = 0, remaining = 1000000";
         on!(&db, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
         db.close().await;
     }
@@ -229,12 +237,6 @@ impl Collector {
             let (status, body) = self.send(Method::PUT, &format!("/interests/{airport}"), json!({})).await;
             assert_eq!(status, StatusCode::CREATED, "{airport}: {body}");
         }
-    }
-
-    /// Has everything that waits looked at now.
-    pub(crate) async fn look_now(&self) {
-        let (status, body) = self.send(Method::POST, "/collect", json!({})).await;
-        assert_eq!(status, StatusCode::ACCEPTED, "{body}");
     }
 
     /// Windows that are still to be collected.
