@@ -25,6 +25,7 @@ type Day = BTreeMap<Icao, Fetched>;
 /// reached, as the collector does it.
 pub struct Loader {
     store: Store,
+    announcer: Announcer,
     days: VecDeque<Day>,
     /// Midnight that begins the next day.
     next: i64,
@@ -41,7 +42,11 @@ impl Loader {
     ) -> anyhow::Result<Loader> {
         let store = Store::new(common::db::open(url, &migrations(MIGRATIONS)).await?);
         store.set_window_length(DAY, begin).await?;
-        let mut loader = Loader { store, days: VecDeque::new(), next: begin };
+        let announcer = Announcer {
+            catalogue: Arc::new(Catalogue::load()?),
+            signer: Signer::new(&Signer::fresh_secret()?)?,
+        };
+        let mut loader = Loader { store, announcer, days: VecDeque::new(), next: begin };
         loader.days.resize_with(days, Day::new);
         for line in recording.lines() {
             loader.add(serde_json::from_str(&line?).context("a recorded flight")?)?;
@@ -90,15 +95,11 @@ impl Loader {
     /// Stores the next day as the collector does: each window claimed, and stored in a transaction of its own. Nobody is
     /// told of it. How many flights that puts, and into how many windows.
     pub async fn windows(&mut self) -> anyhow::Result<(usize, usize)> {
-        let announcer = Announcer {
-            catalogue: Arc::new(Catalogue::load()?),
-            signer: Signer::new(&Signer::fresh_secret()?)?,
-        };
         let (nothing, mut stored) = (nothing(), 0);
         let day = self.days.front().context("a day")?;
         while let Some(claim) = self.store.claim("bench", 300, false, 0, self.next + DAY).await? {
             let fetched = day.get(&claim.airport).unwrap_or(&nothing);
-            self.store.store_window(&claim, fetched, &announcer, self.next + DAY).await?;
+            self.store.store_window(&claim, fetched, &self.announcer, self.next + DAY).await?;
             stored += 1;
         }
         Ok((self.advance()?, stored))
