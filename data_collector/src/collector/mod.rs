@@ -135,8 +135,8 @@ impl Collector {
         planned.is_ok()
     }
 
-    /// Removes the flights that are kept long enough, as long as nobody asks to stop, and windows that nobody wants any more. Their age is counted from the newest
-    /// window, so that a clock which is ahead removes none too early.
+    /// Removes the flights that are kept long enough, as long as nobody asks to stop, and windows that nobody wants any more.
+    /// Their age is counted from the newest window, so that a clock which is ahead removes none too early.
     async fn prune(&self, token: &CancellationToken) -> sqlx::Result<()> {
         let Some(newest) = self.store.stored_until().await? else { return Ok(()) };
         let before = newest.min(self.clock.now()).saturating_sub(seconds(self.collect.flight_retention));
