@@ -120,15 +120,17 @@ impl Collector {
             true => closes.max(claim.window.end.saturating_add(seconds(self.collect.collect_settle))),
             false => closes,
         };
-        // By our clock it has closed, or we would not have asked.
-        let believed_from = if at < settles { closes } else { settles };
-        if earlier + SKEW < believed_from {
+        if earlier + SKEW < closes {
             return self.is_ahead(claim, at - earlier).await.map(Some);
         }
         self.progress.set_obstacle(None);
-        if at < settles {
+        if at < settles || earlier + SKEW < settles {
             tracing::info!(airport = %claim.airport, day = date_of(claim), "no flights yet; asked again later");
-            self.store.leave_provisional(claim, settles).await?;
+            // By a clock that is ahead that would be at once.
+            match at < settles {
+                true => self.store.leave_provisional(claim, settles).await?,
+                false => self.store.failed(claim, seconds(SKEW_PAUSE), true).await?,
+            }
             return Ok(None);
         }
         match self.store.store_window(claim, fetched, &self.announcer, now).await? {

@@ -88,8 +88,11 @@ impl Collector {
         let mut pause = Pause::Idle;
         while !token.is_cancelled() {
             let now = self.clock.now();
+            // A clock that went back was put right: what it did has to be looked at, and it may be what the pause was for.
+            let put_right = now < last_look;
+            last_look = now;
             // A cycle further away than they are apart was set by a clock that was ahead.
-            let is_due = now >= next_cycle || next_cycle.saturating_sub(now) > every;
+            let is_due = put_right || now >= next_cycle || next_cycle.saturating_sub(now) > every;
             let planned = !is_due || token.run_until_cancelled(self.plan()).await == Some(true);
             if is_due && planned {
                 next_cycle = self.clock.now().saturating_add(every);
@@ -98,10 +101,7 @@ impl Collector {
                     tracing::warn!(%error, "old flights could not be removed; again next cycle");
                 }
             }
-            // A clock that went back was put right: it may be what the pause was for.
-            let put_right = now < last_look && matches!(pause, Pause::Until(_));
-            last_look = now;
-            if put_right || pause.is_over() {
+            if (put_right && matches!(pause, Pause::Until(_))) || pause.is_over() {
                 pause = self.collect_due(&token).await.unwrap_or_else(|error| {
                     tracing::warn!(error = format!("{error:#}"), "collecting failed; trying again");
                     Pause::Idle

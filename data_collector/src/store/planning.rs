@@ -16,6 +16,9 @@ row! {
     }
 }
 
+/// By how much replicas' clocks may differ, in seconds.
+const TOLERANCE: i64 = 3600;
+
 const LENGTHS: &str = "SELECT effective_from, length FROM window_length ORDER BY effective_from";
 
 /// How windows lie, as all replicas have agreed.
@@ -54,7 +57,7 @@ impl Store {
     }
 
     /// Makes the windows due that have closed since the last time, for every watched airport. One that cannot be planned
-    /// leaves the others alone, unless the database is away; the first error is given afterwards.
+    /// leaves the others alone, unless the database is away. An error that will pass is given afterwards.
     pub(crate) async fn plan_all(
         &self,
         lag: i64,
@@ -64,13 +67,12 @@ impl Store {
     ) -> anyhow::Result<()> {
         let mut tx = self.0.begin().await?;
         let grid = grid(&mut tx, lag).await?;
-        let latest = grid.latest(now);
         let airports: Vec<String> = on!(&mut tx, |tx| {
             sqlx::query_scalar(
                 "SELECT airport FROM watched_airport WHERE planned_until < $1 OR planned_until > $2 ORDER BY airport",
             )
-            .bind(latest.end)
-            .bind(latest.end + tolerance(latest))
+            .bind(grid.closed_until(now))
+            .bind(grid.closed_until(now + TOLERANCE))
             .fetch_all(&mut **tx)
             .await?
         });
@@ -78,10 +80,13 @@ impl Store {
         let mut first_error = None;
         for airport in airports {
             let Err(error) = self.plan_one(&airport, &grid, backfill, now, trace).await else { continue };
-            if error.downcast_ref().is_some_and(is_passing) {
-                return Err(error);
+            match error.downcast_ref() {
+                Some(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => return Err(error),
+                Some(passing) if is_passing(passing) => {
+                    first_error.get_or_insert(error);
+                }
+                _ => tracing::error!(%airport, error = format!("{error:#}"), "an airport cannot be planned"),
             }
-            first_error = first_error.or(Some(error.context(airport)));
         }
         first_error.map_or(Ok(()), Err)
     }
@@ -122,11 +127,18 @@ pub(super) async fn plan(
             .fetch_one(&mut **tx)
             .await?
     });
-    let was_ahead = planned_until > latest.end + tolerance(latest);
-    if was_ahead && is_behind(tx, airport, latest).await? {
+    let was_ahead = planned_until > grid.closed_until(now + TOLERANCE);
+    if was_ahead && is_behind(tx, latest).await? {
+        tracing::warn!(%airport, "nothing is planned: windows are stored that have yet to close by this machine's clock");
         return Ok(());
     }
-    let from = if was_ahead { start_anew(tx, airport, latest, backfill).await? } else { planned_until };
+    let (from, wanted_since) = match was_ahead {
+        true => {
+            start_anew(tx, airport, latest, backfill).await?;
+            (latest.end - backfill, now)
+        }
+        false => (planned_until, wanted_since),
+    };
     let trace = serde_json::to_string(trace)?;
     for window in grid.between(from, latest.end) {
         on!(&mut *tx, |tx| {
@@ -160,18 +172,13 @@ pub(super) async fn plan(
     Ok(())
 }
 
-/// By how much replicas' clocks, and so their plans, may differ, in seconds.
-fn tolerance(latest: Window) -> i64 {
-    (latest.end - latest.begin).max(3600)
-}
-
-/// Whether our clock is behind: a window is stored that has yet to close by it. OpenSky's clock has confirmed those.
-async fn is_behind(tx: &mut Tx, airport: Icao, latest: Window) -> sqlx::Result<bool> {
+/// Whether our clock is behind: a window is stored, at whatever airport, that has yet to close by it. OpenSky's clock has
+/// confirmed those.
+async fn is_behind(tx: &mut Tx, latest: Window) -> sqlx::Result<bool> {
     on!(tx, |tx| {
         sqlx::query_scalar(
-            "SELECT COUNT(*) > 0 FROM airport_window WHERE airport = $1 AND state = 'stored' AND window_begin >= $2",
+            "SELECT EXISTS (SELECT 1 FROM airport_window WHERE state = 'stored' AND window_begin >= $1)",
         )
-        .bind(airport.as_str())
         .bind(latest.end)
         .fetch_one(&mut **tx)
         .await
@@ -179,31 +186,21 @@ async fn is_behind(tx: &mut Tx, airport: Icao, latest: Window) -> sqlx::Result<b
 }
 
 /// Takes back what a clock that was ahead has done: windows that it made due or gave up, from the backfill on, and begins of
-/// interests beyond the `latest` closed window. Gives the time to plan from: perhaps the airport was first watched at that
-/// clock's time, so that windows before it are lacking.
-async fn start_anew(tx: &mut Tx, airport: Icao, latest: Window, backfill: i64) -> sqlx::Result<i64> {
-    let oldest = latest.end - backfill;
-    let first: Option<i64> = on!(tx, |tx| {
-        let first = sqlx::query_scalar(
-            "SELECT MIN(window_begin) FROM airport_window WHERE airport = $1 AND window_begin < $2",
-        )
-        .bind(airport.as_str())
-        .bind(latest.end)
-        .fetch_one(&mut **tx)
-        .await?;
+/// interests beyond the `latest` closed window.
+async fn start_anew(tx: &mut Tx, airport: Icao, latest: Window, backfill: i64) -> sqlx::Result<()> {
+    on!(tx, |tx| {
         sqlx::query(
             "DELETE FROM airport_window WHERE airport = $1 AND state <> 'stored' AND window_begin >= $2",
         )
         .bind(airport.as_str())
-        .bind(oldest)
+        .bind(latest.end - backfill)
         .execute(&mut **tx)
         .await?;
         sqlx::query("UPDATE user_interest SET evaluate_from = $1 WHERE airport = $2 AND evaluate_from > $1")
             .bind(latest.begin)
             .bind(airport.as_str())
             .execute(&mut **tx)
-            .await?;
-        first
-    });
-    Ok(first.unwrap_or(i64::MIN).max(oldest))
+            .await
+            .map(|_| ())
+    })
 }

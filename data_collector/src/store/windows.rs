@@ -287,8 +287,8 @@ impl Store {
         Ok(self.hurry(&airports, 0).await?)
     }
 
-    /// Has the due windows of some airports tried at once; those whose last attempt cost credits, if they had at most so many
-    /// attempts.
+    /// Has the due windows of some airports tried at once; those whose last attempt cost credits, if they had fewer
+    /// attempts than that.
     pub(crate) async fn hurry(&self, airports: &[Icao], paid_attempts: i64) -> sqlx::Result<()> {
         for airport in airports {
             let mut tx = self.0.begin().await?;
@@ -297,7 +297,7 @@ impl Store {
             on!(&mut tx, |tx| {
                 sqlx::query(
                     "UPDATE airport_window SET retry_at = 0 \
-                     WHERE airport = $1 AND state = 'due' AND (attempts <= $2 OR NOT charged)",
+                     WHERE airport = $1 AND state = 'due' AND (attempts < $2 OR NOT charged)",
                 )
                 .bind(airport.as_str())
                 .bind(paid_attempts)
