@@ -150,11 +150,21 @@ impl Store {
 
     /// Gives a claim back, as if it had not been made.
     pub(crate) async fn release(&self, claim: &Claim) -> sqlx::Result<()> {
+        self.give_back(claim, None).await
+    }
+
+    /// Gives a claim back until no flights at all can no longer be a gap in the data, at flight time `until`.
+    pub(crate) async fn leave_provisional(&self, claim: &Claim, until: i64) -> sqlx::Result<()> {
+        self.give_back(claim, Some(until)).await
+    }
+
+    async fn give_back(&self, claim: &Claim, provisional_until: Option<i64>) -> sqlx::Result<()> {
         on!(&self.0, |pool| {
             sqlx::query(
-                "UPDATE airport_window SET claimed_until = 0 \
-                 WHERE airport = $1 AND window_begin = $2 AND state = 'due' AND claimed_by = $3",
+                "UPDATE airport_window SET claimed_until = 0, provisional_until = COALESCE($1, provisional_until) \
+                 WHERE airport = $2 AND window_begin = $3 AND state = 'due' AND claimed_by = $4",
             )
+            .bind(provisional_until)
             .bind(claim.airport.as_str())
             .bind(claim.window.begin)
             .bind(&claim.holder)
@@ -184,23 +194,6 @@ impl Store {
             .rows_affected()
         });
         tx.commit().await
-    }
-
-    /// Gives a claim back until no flights at all can no longer be a gap in the data, at flight time `until`.
-    pub(crate) async fn leave_provisional(&self, claim: &Claim, until: i64) -> sqlx::Result<()> {
-        on!(&self.0, |pool| {
-            sqlx::query(
-                "UPDATE airport_window SET claimed_until = 0, provisional_until = $1 \
-                 WHERE airport = $2 AND window_begin = $3 AND state = 'due' AND claimed_by = $4",
-            )
-            .bind(until)
-            .bind(claim.airport.as_str())
-            .bind(claim.window.begin)
-            .bind(&claim.holder)
-            .execute(pool)
-            .await
-            .map(|_| ())
-        })
     }
 
     /// Stores a window: its flights, its counts, and the messages of every window that is announced by it, in one

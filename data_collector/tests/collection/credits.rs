@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::expected::DAY;
-use crate::world::{Setup, TODAY, World, databases, expected_days};
+use crate::world::{Setup, TODAY, World, databases, expected_days, sql};
 use common::testing::eventually;
 
 #[tokio::test]
@@ -106,12 +106,7 @@ async fn a_pause_outlives_a_restart_and_ends_when_the_operator_says_so() {
         let status = ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
         assert!(status["obstacle"].as_str().unwrap().contains("used up"), "{status}");
         assert_eq!(world.replay.stats().await["arrival"], json!({"429": 1}));
-        let store = common::db::connect_for_tests(&db.url);
-        common::on!(&store, |pool| sqlx::query("UPDATE credit SET paused_until = 0, remaining = 1000")
-            .execute(pool)
-            .await
-            .map(|_| ()))
-        .unwrap();
+        sql(&db, "UPDATE credit SET paused_until = 0, remaining = 1000").await;
         let status = ada.collected().await;
         assert!(status["credits"]["paused_until"].is_null(), "{status}");
     }
