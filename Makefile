@@ -18,9 +18,9 @@ test: ## every check and test; starts PostgreSQL and Kafka for them where it can
 	@tools/prepare.sh
 	@tools/test.sh
 
-bench: ## the standalone's start, flights stored and asked for, the gateway beside nginx (BENCH=gateway ONLY="cpu rate")
+bench: ## the standalone's start, flights, accounts, the gateway beside nginx (BENCH=gateway ONLY="cpu rate")
 	@tools/prepare.sh
-	@for bench in $(or $(BENCH),startup collection gateway); do "bench/$$bench.sh" || exit; done
+	@for bench in $(or $(BENCH),startup collection accounts gateway); do "bench/$$bench.sh" || exit; done
 
 soak: ## kills the standalone again and again; the gateway under faults and load; collections through faults and kills
 	@tools/prepare.sh
@@ -31,9 +31,10 @@ soak: ## kills the standalone again and again; the gateway under faults and load
 fuzz: ## the gateway's normal form of request targets against libFuzzer's inventions (SECONDS_EACH=60)
 	@tools/fuzz.sh
 
-conformance: ## the gateway's HTTP/2 and TLS as h2spec, sslyze and testssl.sh see them (needs the network)
+conformance: ## HTTP/2 and TLS as h2spec, sslyze and testssl.sh see them, the API as schemathesis does (needs the network)
 	@tools/prepare.sh
 	@tools/conformance.sh
+	@tools/schemathesis.sh
 
 fmt: ## formats the code
 	cargo fmt --all

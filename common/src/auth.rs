@@ -10,6 +10,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use axum::extract::{FromRef, FromRequestParts};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::ValueEnum;
 use http::request::Parts;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use url::form_urlencoded;
 
 pub use self::verifier::Verifier;
 use crate::http::Problem;
-use crate::types::{Account, Email};
+use crate::types::{Account, Email, Invalid};
 
 /// How long a token is valid, in seconds.
 pub const TOKEN_LIFETIME: i64 = 3600;
@@ -185,17 +186,75 @@ pub async fn poll_feed(url: String, verifier: Verifier, token: CancellationToken
     }
 }
 
-/// The caller of a request, as its token says. As an extractor it refuses requests without a valid token (401), and those
-/// whose query or header `email` is not the token's (403); a handler whose body may have one asks [`Caller::must_be`].
+/// Whether tokens are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Everything but the public routes needs a valid token.
+    #[default]
+    Required,
+    /// The classroom mode: no token is asked for or looked at, and whoever names an address is believed.
+    Off,
+}
+
+impl Auth {
+    /// Says in the log that nobody is asked for a token, if so.
+    pub fn warn_when_off(self) {
+        if self == Auth::Off {
+            tracing::warn!("AUTH=off: no token is asked for; anybody may be anyone");
+        }
+    }
+}
+
+/// Who an account is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The account.
+    pub account: Account,
+    /// Its address.
+    pub email: Email,
+}
+
+/// The caller of a request, as far as its head tells. As an extractor it refuses requests without a valid token (401), and
+/// those whose query or header `email` is not the token's (403); a handler whose body may have one asks
+/// [`Caller::with_body`].
 #[derive(Clone, Debug)]
-pub struct Caller(pub Arc<Claims>);
+pub enum Caller {
+    /// Proven by a token.
+    Proven(Arc<Claims>),
+    /// With [`Auth::Off`]: the address that the request names, if it names one.
+    Named(Option<Email>),
+}
 
 impl Caller {
-    /// Refuses with 403 when a body names another address than the token's.
-    pub fn must_be(&self, email: Option<&Email>) -> Result<(), Problem> {
-        match email {
-            Some(email) if *email != self.0.email => Err(not_the_callers()),
-            _ => Ok(()),
+    /// The caller when the body names this address too: refused with 403 when it is another than the token's, or another
+    /// than the head names.
+    pub fn with_body(self, email: Option<&Email>) -> Result<Caller, Problem> {
+        match (&self, email) {
+            (_, None) => Ok(self),
+            (Caller::Proven(claims), Some(email)) if claims.email == *email => Ok(self),
+            (Caller::Named(Some(named)), Some(email)) if named == email => Ok(self),
+            (Caller::Named(None), Some(email)) => Ok(Caller::Named(Some(email.clone()))),
+            (Caller::Proven(_), _) => Err(Problem::forbidden("the email is not that of your token")),
+            (Caller::Named(_), _) => Err(Problem::forbidden("the request names two addresses")),
+        }
+    }
+
+    /// The user that the caller is. `find` looks up an address that was only named; nobody's is refused with 404, none at
+    /// all with 422.
+    pub async fn identify<E: Into<Problem>>(
+        self,
+        find: impl AsyncFnOnce(&Email) -> Result<Option<User>, E>,
+    ) -> Result<User, Problem> {
+        match self {
+            Caller::Proven(claims) => Ok(User { account: claims.sub, email: claims.email.clone() }),
+            Caller::Named(Some(email)) => find(&email).await.map_err(Into::into)?.ok_or_else(|| {
+                let detail = "nobody has registered the email";
+                Problem::new(http::StatusCode::NOT_FOUND, "unknown-user", "There is no such user", detail)
+            }),
+            Caller::Named(None) => Err(Problem::invalid(
+                "AUTH=off: the email is missing; it says who asks, in the body or as a header",
+            )),
         }
     }
 }
@@ -204,27 +263,30 @@ impl<S> FromRequestParts<S> for Caller
 where
     S: Send + Sync,
     Verifier: FromRef<S>,
+    Auth: FromRef<S>,
 {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, Problem> {
-        let verifier = Verifier::from_ref(state);
-        let caller = Caller(verifier.verify_header(parts.headers.get(http::header::AUTHORIZATION))?);
+        let mut caller = match Auth::from_ref(state) {
+            Auth::Required => {
+                let header = parts.headers.get(http::header::AUTHORIZATION);
+                Caller::Proven(Verifier::from_ref(state).verify_header(header)?)
+            }
+            Auth::Off => Caller::Named(None),
+        };
         let query = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
         let in_query = query.filter(|(name, _)| name == "email").map(|(_, email)| email);
         let headers = parts.headers.get_all("email").iter();
         let in_headers = headers.map(|email| String::from_utf8_lossy(email.as_bytes()));
         for email in in_query.chain(in_headers) {
             // What is no address is nobody's, so it is not the caller's either.
-            match email.parse() {
-                Ok(email) => caller.must_be(Some(&email))?,
-                Err(_) => return Err(not_the_callers()),
-            }
+            let email = email.parse().map_err(|error: Invalid| match &caller {
+                Caller::Proven(_) => Problem::forbidden("the email is not that of your token"),
+                Caller::Named(_) => Problem::invalid(error.to_string()),
+            })?;
+            caller = caller.with_body(Some(&email))?;
         }
         Ok(caller)
     }
-}
-
-fn not_the_callers() -> Problem {
-    Problem::forbidden("the email is not that of your token")
 }

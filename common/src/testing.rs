@@ -3,14 +3,24 @@
 #![allow(clippy::expect_used, reason = "only tests call this")]
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::db::Backend;
+use crate::rpc::users::users_server::{Users, UsersServer};
+use crate::rpc::users::verify_user_request::Who;
+use crate::rpc::users::{User, VerifyUserRequest, VerifyUserResponse};
+use crate::types::{Account, Email};
 
 /// A Kafka broker inside the process, which a test can take away.
 #[cfg(feature = "kafka")]
@@ -23,6 +33,31 @@ pub struct TestDb {
     pub name: &'static str,
     /// For [`crate::db::open`].
     pub url: SecretString,
+}
+
+impl TestDb {
+    /// Changes rows behind a service's back.
+    pub async fn execute(&self, text: &'static str) {
+        let db = crate::db::connect_for_tests(&self.url);
+        crate::on!(&db, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).expect("it can be done");
+        db.close().await;
+    }
+
+    /// One number out of the database.
+    pub async fn number(&self, query: &'static str) -> i64 {
+        let db = crate::db::connect_for_tests(&self.url);
+        let found = crate::on!(&db, |pool| sqlx::query_scalar(query).fetch_one(pool).await);
+        db.close().await;
+        found.expect("there is a number")
+    }
+
+    /// A column of texts out of the database.
+    pub async fn texts(&self, query: &'static str) -> Vec<String> {
+        let db = crate::db::connect_for_tests(&self.url);
+        let found = crate::on!(&db, |pool| sqlx::query_scalar(query).fetch_all(pool).await);
+        db.close().await;
+        found.expect("there are texts")
+    }
 }
 
 /// One SQLite and, where it can be had, one PostgreSQL database, both empty.
@@ -80,6 +115,86 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(answer) => answer,
         Err(_) => panic!("waited in vain for {what}"),
+    }
+}
+
+/// What stops a server, and its end.
+type Serving = (CancellationToken, JoinHandle<Result<(), tonic::transport::Error>>);
+
+/// A user_manager as far as others ask it: it answers VerifyUser for those who were added.
+#[derive(Clone)]
+pub struct Directory {
+    /// Where it listens, `http://host:port`.
+    pub url: String,
+    addr: SocketAddr,
+    users: Arc<Mutex<Vec<User>>>,
+    serving: Arc<Mutex<Option<Serving>>>,
+}
+
+impl Directory {
+    /// Starts it, without anybody in it. It serves until it is stopped.
+    pub async fn start() -> Directory {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let directory =
+            Directory { url: format!("http://{addr}"), addr, users: Arc::default(), serving: Arc::default() };
+        directory.serve(listener);
+        directory
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let (service, stop) = (UsersServer::new(self.clone()), CancellationToken::new());
+        let token = stop.clone();
+        let connections = TcpListenerStream::new(listener);
+        let served = tokio::spawn(async move {
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming_shutdown(connections, token.cancelled())
+                .await
+        });
+        *self.serving.lock().expect("no test panics here") = Some((stop, served));
+    }
+
+    /// Somebody has an account.
+    pub fn add(&self, account: Account, email: &Email) {
+        let user = User { account: account.to_string(), email: email.as_str().to_owned() };
+        self.users.lock().expect("no test panics here").push(user);
+    }
+
+    /// The account is deleted.
+    pub fn remove(&self, account: Account) {
+        self.users.lock().expect("no test panics here").retain(|user| user.account != account.to_string());
+    }
+
+    /// It is away from now on: connections are refused.
+    pub async fn stop(&self) {
+        let serving = self.serving.lock().expect("no test panics here").take();
+        let (stop, served) = serving.expect("it serves");
+        stop.cancel();
+        served.await.expect("it does not panic").expect("it serves until it is stopped");
+    }
+
+    /// It is there again, where it was, with everybody in it.
+    pub async fn resume(&self) {
+        let listener = eventually("the port", async || TcpListener::bind(self.addr).await.ok()).await;
+        self.serve(listener);
+    }
+}
+
+#[tonic::async_trait]
+impl Users for Directory {
+    async fn verify_user(
+        &self,
+        request: tonic::Request<VerifyUserRequest>,
+    ) -> Result<tonic::Response<VerifyUserResponse>, tonic::Status> {
+        let who = request.into_inner().who;
+        let users = self.users.lock().expect("no test panics here");
+        let user = users.iter().find(|user| match &who {
+            Some(Who::Account(account)) => user.account == *account,
+            Some(Who::Email(email)) => user.email == *email,
+            None => false,
+        });
+        Ok(tonic::Response::new(VerifyUserResponse { user: user.cloned() }))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use icu_normalizer::ComposingNormalizerBorrowed;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
@@ -36,7 +37,8 @@ impl FromStr for Account {
     }
 }
 
-/// A mail address, in the form in which addresses are compared: lower-case, the domain in ASCII.
+/// A mail address, in the form in which addresses are compared: lower-case, the domain in ASCII, composed letters (NFC, as
+/// RFC 6532 section 3.1 has it).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Email(String);
@@ -61,8 +63,12 @@ impl FromStr for Email {
     /// (letters beyond ASCII allowed, RFC 6531), and a domain of at least two labels.
     fn from_str(text: &str) -> Result<Email, Invalid> {
         let refuse = |why: &str| Err(Invalid(format!("email {why}")));
-        // Lower-cased first: that can lengthen a text and bring in characters that are not allowed.
-        let text = text.trim().to_lowercase();
+        // Longer than any address can be, however it is written.
+        if text.len() > 1024 {
+            return refuse("is longer than 254 characters");
+        }
+        // Lower-cased and composed first: that can lengthen a text and bring in characters that are not allowed.
+        let text = ComposingNormalizerBorrowed::new_nfc().normalize(&text.trim().to_lowercase()).into_owned();
         let Some((local, domain)) = text.rsplit_once('@') else {
             return refuse("must look like name@domain");
         };
@@ -77,6 +83,10 @@ impl FromStr for Email {
         let Ok(domain) = idna::domain_to_ascii_strict(domain) else { return refuse("has an invalid domain") };
         let labels: Vec<&str> = domain.split('.').collect();
         if labels.len() < 2 || domain.len() > 253 || labels.iter().any(|l| l.is_empty() || l.len() > 63) {
+            return refuse("has an invalid domain");
+        }
+        // No top-level domain is a number (RFC 3696, section 2), but the end of an IPv4 address is.
+        if labels.last().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit())) {
             return refuse("has an invalid domain");
         }
         let address = format!("{local}@{domain}");
@@ -304,6 +314,7 @@ mod tests {
     fn addresses_are_compared_lower_cased_with_the_domain_in_ascii() {
         assert_eq!("Ada@Example.COM".parse::<Email>().unwrap().as_str(), "ada@example.com");
         assert_eq!("ada@bücher.example".parse::<Email>().unwrap().as_str(), "ada@xn--bcher-kva.example");
+        assert_eq!("jose\u{301}@example.com".parse::<Email>(), "jos\u{e9}@example.com".parse::<Email>());
         assert_eq!(format!("{:?}", "ada@example.com".parse::<Email>().unwrap()), "a***@example.com");
     }
 
@@ -326,6 +337,14 @@ mod tests {
             &format!("{}@example.com", "Ⱥ".repeat(32)),
             "ada@-.com",
             "ada@a..com",
+            "ada@192.0.2.1",
+            "ada@[192.0.2.1]",
+            "\"ada\"@example.com",
+            "ada@exa_mple.com",
+            "ada@example.com.",
+            "ada@example.com\0",
+            &format!("ada@{}.com", "a".repeat(64)),
+            &format!("ada@{}com", "a.".repeat(124)),
             &long,
         ] {
             assert!(bad.parse::<Email>().is_err(), "{bad:?} was taken");

@@ -44,7 +44,7 @@ impl Loader {
         store.set_window_length(DAY, begin).await?;
         let announcer = Announcer {
             catalogue: Arc::new(Catalogue::load()?),
-            signer: Signer::new(&Signer::fresh_secret()?)?,
+            signer: Signer::new(&common::signed::fresh_secret()?)?,
         };
         let mut loader = Loader { store, announcer, days: VecDeque::new(), next: begin };
         loader.days.resize_with(days, Day::new);

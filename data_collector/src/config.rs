@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use common::auth::Auth;
 use common::bus::BusArgs;
 use common::clock::DAY;
 use common::service::{DatabaseArgs, NodeArgs, StartError, secret};
@@ -28,6 +29,12 @@ pub struct Config {
     /// user_manager's key feed, by which tokens are verified
     #[arg(long, env = "KEY_FEED_URL", default_value = "http://user_manager:9901/keys")]
     pub key_feed_url: String,
+    /// user_manager's VerifyUser (gRPC), asked when an interest is made
+    #[arg(long, env = "USER_MANAGER_GRPC_URL", default_value = "http://user_manager:50051")]
+    pub user_manager_grpc_url: String,
+    /// Whether tokens are asked for; off: the email in a request says who asks
+    #[arg(long, env = "AUTH", value_enum, default_value = "required")]
+    pub auth: Auth,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub node: NodeArgs,
@@ -63,6 +70,7 @@ impl Config {
         let OpenSkyArgs { opensky_api_url, opensky_token_url, .. } = &self.opensky;
         for (option, text) in [
             ("KEY_FEED_URL", &self.key_feed_url),
+            ("USER_MANAGER_GRPC_URL", &self.user_manager_grpc_url),
             ("OPENSKY_API_URL", opensky_api_url),
             ("OPENSKY_TOKEN_URL", opensky_token_url),
         ] {

@@ -18,6 +18,8 @@ pub(crate) enum Error {
     TooManyInterests(i64),
     #[error("the account was deleted")]
     Forgotten,
+    #[error("accounts cannot be verified at the moment")]
+    UserManagerAway(tonic::Status),
     #[error("a collection can be asked for once a minute")]
     TooSoon,
     #[error(transparent)]
@@ -53,6 +55,10 @@ impl From<Error> for Problem {
                 detail,
             ),
             Error::Forgotten => Problem::unauthorized(detail),
+            Error::UserManagerAway(status) => {
+                tracing::warn!(code = ?status.code(), error = status.message(), "VerifyUser failed");
+                Problem::unavailable(detail, 5)
+            }
             Error::TooSoon => {
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-soon", "Ask again later", detail)
                     .retry_after(60)

@@ -24,14 +24,16 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use axum::Router;
-use common::auth::{Verifier, poll_feed};
+use axum::body::Bytes;
+use common::auth::{Auth, Verifier, poll_feed};
 use common::bus::{Bus, Consumer, ProducerStyle};
 use common::clock::Clock;
 use common::db::migrations;
-use common::http::{Admin, admin, layers, ready_when, serve};
+use common::http::{Admin, admin, layers, openapi, ready_when, serve};
 use common::messages::{Message, WindowCounted};
 use common::outbox::Relay;
 use common::service::{Parts, StartError, Tasks, bind, local_addr};
+use common::signed;
 use common::telemetry::Metrics;
 use common::types::{Direction, Thresholds};
 use tokio::net::TcpListener;
@@ -46,6 +48,7 @@ use crate::circuit_breaker::CircuitBreaker;
 use crate::collector::{Collector, Meters, Progress};
 use crate::opensky::OpenSky;
 use crate::store::{Announcer, Store};
+use crate::users::Users;
 
 /// The database's tables.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -64,6 +67,10 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) announcer: Announcer,
     pub(crate) verifier: Verifier,
+    pub(crate) auth: Auth,
+    pub(crate) users: Users,
+    /// The description of the API, as JSON.
+    pub(crate) openapi: Bytes,
     /// How long after its end a window is closed, in seconds.
     pub(crate) lag: i64,
     /// How far back a newly watched airport is collected, in seconds.
@@ -100,6 +107,7 @@ impl App {
     pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
         config.check_urls()?;
         config.collect.check()?;
+        config.auth.warn_when_off();
         let credentials = config.opensky.credentials()?;
         let defaults = config.default_thresholds()?;
         let database_url = config.database.url()?;
@@ -115,7 +123,7 @@ impl App {
         let forgotten = Consumer::new(bus.clone(), users::GROUP, &mut metrics);
         let store = Store::new(db);
         store.set_window_length(config.collect.collect_window.seconds(), parts.flight_clock.now()).await?;
-        let secret = store.signing_key("unsubscribe", &unsubscribe::Signer::fresh_secret()?).await?;
+        let secret = store.signing_key("unsubscribe", &signed::fresh_secret()?).await?;
         let announcer = Announcer {
             catalogue: Arc::new(Catalogue::load()?),
             signer: unsubscribe::Signer::new(&secret).context("the key of unsubscribe links")?,
@@ -135,6 +143,9 @@ impl App {
         }
         let state = State {
             verifier: Verifier::new(parts.clock.clone()),
+            auth: config.auth,
+            users: Users::of(&config.user_manager_grpc_url)?,
+            openapi: openapi(include_str!("../../docs/openapi/data_collector.yaml"))?,
             clock: parts.clock,
             flight_clock: parts.flight_clock.clone(),
             store: store.clone(),
@@ -166,8 +177,7 @@ impl App {
             meters: Meters::new(&mut metrics),
             first: Mutex::new(Direction::Arrivals),
         };
-        let routes = api::router().merge(seed_routes::router()).with_state(state.clone());
-        let api = layers(routes, &mut metrics);
+        let api = layers(api::router(state.clone()), &mut metrics);
         let ready = ready_when(move || {
             let store = store.clone();
             async move { store.ping().await.map_err(|error| format!("the database: {error}")) }

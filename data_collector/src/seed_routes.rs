@@ -1,13 +1,13 @@
 //! The routes of the assignment, under the names that its Postman collections use: thin aliases, nothing of their own.
 
+use axum::Extension;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
-use axum::{Extension, Router};
+use axum::routing::{MethodRouter, delete, get, post};
 use common::auth::Caller;
 use common::http::{Json, Problem, Query};
 use common::trace::Trace;
-use common::types::{Email, Invalid};
+use common::types::{Email, Icao, Invalid};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,15 +16,16 @@ use crate::api::{Average, FlightList, Last};
 use crate::dto::{FlightView, InterestFields, InterestView, Page, Side};
 use crate::error::Error;
 
-pub(crate) fn router() -> Router<State> {
-    Router::new()
-        .route("/subscribeInterest", post(subscribe))
-        .route("/removeInterest", delete(remove))
-        .route("/modifieTreshold", post(modify))
-        .route("/modifyTreshold", post(modify))
-        .route("/flights/info", get(info))
-        .route("/flights/last", get(last))
-        .route("/flights/average", get(average))
+pub(crate) fn routes() -> [(&'static str, MethodRouter<State>); 7] {
+    [
+        ("/subscribeInterest", post(subscribe)),
+        ("/removeInterest", delete(remove)),
+        ("/modifieTreshold", post(modify)),
+        ("/modifyTreshold", post(modify)),
+        ("/flights/info", get(info)),
+        ("/flights/last", get(last)),
+        ("/flights/average", get(average)),
+    ]
 }
 
 /// Codes a request may name: each one that is wrong is compared with the whole catalogue.
@@ -85,12 +86,15 @@ async fn subscribe(
     caller: Caller,
     Json(wanted): Json<Subscription>,
 ) -> Result<Json<Value>, Problem> {
-    caller.must_be(wanted.email.as_ref())?;
+    let user = state.user(caller, wanted.email.as_ref()).await?;
+    let codes = wanted.interessi.distinct().map_err(Error::Invalid)?;
+    let airports: Vec<Icao> = codes.iter().filter_map(|code| code.parse().ok()).collect();
+    state.must_exist(user.account, &airports).await?;
     let mut results = Vec::new();
-    for code in wanted.interessi.distinct().map_err(Error::Invalid)? {
+    for code in codes {
         let saved = async {
             let airport = state.airport(&code)?;
-            let saved = state.save(&caller.0, airport, &wanted.fields, false, &trace).await?;
+            let saved = state.save(&user, airport, &wanted.fields, false, &trace).await?;
             let status = if saved.is_new { StatusCode::CREATED } else { StatusCode::OK };
             let (low, high) = (saved.interest.thresholds.low(), saved.interest.thresholds.high());
             Ok(json!({"airport": airport, "status": status.as_u16(), "low_value": low, "high_value": high}))
@@ -112,12 +116,12 @@ async fn remove(
     caller: Caller,
     Json(removal): Json<Removal>,
 ) -> Result<Json<Value>, Problem> {
-    caller.must_be(removal.email.as_ref())?;
+    let user = state.user(caller, removal.email.as_ref()).await?;
     let mut results = Vec::new();
     for code in removal.interessi.distinct().map_err(Error::Invalid)? {
         let removed = async {
             let airport = state.code(&code)?;
-            match state.remove(caller.0.sub, airport, &trace).await? {
+            match state.remove(user.account, airport, &trace).await? {
                 true => Ok(json!({"airport": airport, "status": StatusCode::OK.as_u16()})),
                 false => Err(state.no_interest(airport)),
             }
@@ -141,12 +145,12 @@ async fn modify(
     caller: Caller,
     Json(change): Json<Modification>,
 ) -> Result<Json<InterestView>, Problem> {
-    caller.must_be(change.email.as_ref())?;
+    let user = state.user(caller, change.email.as_ref()).await?;
     if change.fields.low_value.is_none() && change.fields.high_value.is_none() {
         return Err(Problem::invalid("low_value, high_value or both must be there"));
     }
     let airport = state.airport(&change.icao)?;
-    let saved = state.save(&caller.0, airport, &change.fields, true, &trace).await?;
+    let saved = state.save(&user, airport, &change.fields, true, &trace).await?;
     Ok(Json(state.view(saved.interest).await?))
 }
 

@@ -8,6 +8,7 @@ use common::bus::{Bus, Log};
 use common::clock::{Clock, Manual};
 use common::service::{Parts, Tasks};
 use gateway::gen_cert;
+use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,11 @@ use crate::mailbox::{Mail, Mailbox};
 /// A running system.
 pub struct System {
     pub gateway: SocketAddr,
+    pub user_manager: SocketAddr,
+    pub data_collector: SocketAddr,
     pub replay: SocketAddr,
+    /// user_manager's database.
+    pub user_db: SecretString,
     pub flight_time: Manual,
     pub mailbox: Mailbox,
     pub log: Log,
@@ -65,6 +70,7 @@ impl System {
 
         let user_manager = flags(&[
             ("listen", "127.0.0.1:0"),
+            ("grpc-listen", "127.0.0.1:0"),
             ("admin-listen", "127.0.0.1:0"),
             ("database-url", &database("user.db")),
         ]);
@@ -74,6 +80,7 @@ impl System {
             ("admin-listen", "127.0.0.1:0"),
             ("database-url", &database("data.db")),
             ("key-feed-url", &format!("http://{}/keys", user_manager.admin_addr())),
+            ("user-manager-grpc-url", &format!("http://{}", user_manager.grpc_addr())),
             ("opensky-api-url", &format!("http://{}/api", replay.addr())),
             ("opensky-token-url", &format!("http://{}/token", replay.addr())),
             ("opensky-client-id", "e2e"),
@@ -94,14 +101,14 @@ impl System {
             notifier_system::App::build(options(&notifier_system), parts.clone()).await.unwrap();
         let gateway = gateway_options(
             folder.path(),
-            user_manager.addr(),
-            user_manager.admin_addr(),
-            data_collector.addr(),
+            [user_manager.addr(), user_manager.admin_addr()],
+            [data_collector.addr(), data_collector.admin_addr()],
         );
         let gateway = gateway::App::build(options(&gateway), parts).await.unwrap();
 
         let token = CancellationToken::new();
         let (gateway_addr, replay_addr) = (gateway.addr(), replay.addr());
+        let (user_manager_addr, data_collector_addr) = (user_manager.addr(), data_collector.addr());
         let mut tasks = Tasks::new(&token);
         let inner = tasks.token();
         tasks.spawn(replay.run(inner.clone()));
@@ -112,6 +119,9 @@ impl System {
         tasks.spawn(gateway.run(inner));
         System {
             gateway: gateway_addr,
+            user_manager: user_manager_addr,
+            data_collector: data_collector_addr,
+            user_db: database("user.db").into(),
             replay: replay_addr,
             flight_time,
             mailbox,
@@ -147,9 +157,8 @@ impl System {
 /// The gateway's options, with a certificate of its own.
 fn gateway_options(
     folder: &Path,
-    user_manager: SocketAddr,
-    user_manager_admin: SocketAddr,
-    data_collector: SocketAddr,
+    [user_manager, user_manager_admin]: [SocketAddr; 2],
+    [data_collector, data_collector_admin]: [SocketAddr; 2],
 ) -> Vec<String> {
     let made = gen_cert::generate(&gen_cert::Options::into_folder(folder), &Clock::System).unwrap();
     flags(&[
@@ -160,5 +169,9 @@ fn gateway_options(
         ("user-manager-url", &format!("http://{user_manager}")),
         ("user-manager-admin-port", &user_manager_admin.port().to_string()),
         ("data-collector-url", &format!("http://{data_collector}")),
+        ("data-collector-admin-port", &data_collector_admin.port().to_string()),
+        // A test is one client, and asks as fast as it can.
+        ("rate-limit", "off"),
+        ("rate-limit-login", "off"),
     ])
 }

@@ -9,9 +9,11 @@
 
 pub mod client;
 pub mod expected;
+pub mod five;
 pub mod in_process;
 pub mod journey;
 pub mod mailbox;
+pub mod openapi;
 pub mod process;
 
 use std::time::Duration;

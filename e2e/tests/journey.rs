@@ -123,27 +123,22 @@ async fn an_outage_opens_the_breaker_and_costs_nothing_but_time() {
 mod binaries {
     use std::net::SocketAddr;
 
-    use common::clock::Clock;
     use common::testing;
     use e2e::client::Client;
+    use e2e::five::{Five, SERVICES};
     use e2e::journey::Traveller;
-    use e2e::mailbox::Mailbox;
-    use e2e::process::Process;
-    use gateway::gen_cert;
+    use e2e::mailbox::Mail;
     use rdkafka::admin::{AdminClient, AdminOptions};
     use rdkafka::client::DefaultClientContext;
     use rdkafka::config::ClientConfig;
     use rdkafka::mocking::MockCluster;
-    use secrecy::ExposeSecret;
-    use serde_json::Value;
+    use rdkafka::producer::DefaultProducerContext;
+    use reqwest::{Method, StatusCode};
+    use serde_json::{Value, json};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_journey_as_five_binaries_over_postgresql_and_a_mock_kafka_cluster() {
-        let cluster = MockCluster::new(1).unwrap();
-        for topic in ["to-alert-system", "to-notifier", "user-forgotten"] {
-            cluster.create_topic(topic, 1, 1).unwrap();
-            cluster.create_topic(&format!("{topic}.dead"), 1, 1).unwrap();
-        }
+        let cluster = cluster();
         journey("five binaries over PostgreSQL and a mock Kafka cluster", &cluster.bootstrap_servers()).await;
     }
 
@@ -153,6 +148,15 @@ mod binaries {
         let Some(broker) = testing::kafka(suite) else { return };
         forget_earlier_runs(&broker).await;
         journey(suite, &broker).await;
+    }
+
+    fn cluster() -> MockCluster<'static, DefaultProducerContext> {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["to-alert-system", "to-notifier", "user-forgotten"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+            cluster.create_topic(&format!("{topic}.dead"), 1, 1).unwrap();
+        }
+        cluster
     }
 
     /// What an earlier run left in the topics of a broker that is kept would be mailed in this one.
@@ -173,80 +177,81 @@ mod binaries {
 
     async fn journey(suite: &str, broker: &str) {
         e2e::away_from_midnight().await;
-        let (Some(user_db), Some(data_db), Some(notifier_db)) =
-            (testing::postgres(suite).await, testing::postgres(suite).await, testing::postgres(suite).await)
-        else {
-            return;
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let mailbox = Mailbox(folder.path().join("mail"));
-        let mail_url = format!("file:{}", mailbox.0.display());
-        let made =
-            gen_cert::generate(&gen_cert::Options::into_folder(folder.path()), &Clock::System).unwrap();
-        let kafka = [("KAFKA_BOOTSTRAP_SERVERS", broker), ("BUS_CONSUMER_OPTS", "session.timeout.ms=6000")];
-        let any_port = [("LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
-        let start = |name: &str, own: &[(&str, &str)]| {
-            Process::start(name, &[], &[&kafka[..], &any_port, own].concat())
-        };
-
-        let replay = Process::start("opensky_replay", &["--listen=127.0.0.1:0"], &[]);
-        let replay_addr = replay.address("addr=").await;
-        let user_manager = start("user_manager", &[("DATABASE_URL", user_db.expose_secret())]);
-        let (user_manager_addr, keys) = addresses(&user_manager).await;
-        let key_feed_url = format!("http://{keys}/keys");
-        let (api, token) = (format!("http://{replay_addr}/api"), format!("http://{replay_addr}/token"));
-        let collects = [
-            ("DATABASE_URL", data_db.expose_secret()),
-            ("KEY_FEED_URL", &key_feed_url),
-            ("OPENSKY_API_URL", &api),
-            ("OPENSKY_TOKEN_URL", &token),
-            ("OPENSKY_CLIENT_ID", "e2e"),
-            ("OPENSKY_CLIENT_SECRET", "any"),
-            ("COLLECT_LAG", "0s"),
-            ("COLLECT_SETTLE", "0s"),
-        ];
-        let data_collector = start("data_collector", &collects);
-        let (data_collector_addr, _) = addresses(&data_collector).await;
-        let alert_system = start("alert_system", &[]);
-        let notifies = [("DATABASE_URL", notifier_db.expose_secret()), ("MAIL_URL", mail_url.as_str())];
-        let notifier_system = start("notifier_system", &notifies);
-        let gateway = start(
-            "gateway",
-            &[
-                ("TLS_CERT", made.cert.to_str().unwrap()),
-                ("TLS_KEY", made.key.to_str().unwrap()),
-                ("USER_MANAGER_URL", &format!("http://{user_manager_addr}")),
-                ("USER_MANAGER_ADMIN_PORT", &keys.port().to_string()),
-                ("DATA_COLLECTOR_URL", &format!("http://{data_collector_addr}")),
-            ],
-        );
-        let (gateway_addr, _) = addresses(&gateway).await;
-
-        let client = Client::of(gateway_addr);
+        let Some(five) = Five::start(suite, broker).await else { return };
+        let client = Client::of(five.gateway());
         client.until_served().await;
-        let (ada, _) = Traveller::sets_out(&client, "ada@example.com", &mailbox).await;
-        let mail = mailbox.mails().remove(0);
+        let (ada, _) = Traveller::sets_out(&client, "ada@example.com", &five.mailbox).await;
+        let mail = five.mailbox.mails().remove(0);
         ada.goes_home(&client).await;
-        let services = [&gateway, &user_manager, &data_collector, &alert_system, &notifier_system];
-        for service in services {
-            answers_on_its_admin_port(addresses(service).await.1).await;
+        for service in SERVICES {
+            answers_on_its_admin_port(five.admin(service)).await;
         }
         // One request id, from the gateway's log to the notifier's.
-        for service in [&gateway, &data_collector, &alert_system, &notifier_system] {
-            let lines = service.log();
+        for service in ["gateway", "data_collector", "alert_system", "notifier_system"] {
+            let lines = five.process(service).log();
             let tells = |line: &&Value| line.to_string().contains(&mail.request_id);
             assert!(lines.iter().any(|line| tells(&line)), "{} is not in {lines:?}", mail.request_id);
         }
-        for process in [gateway, alert_system, notifier_system, data_collector, user_manager, replay] {
-            assert!(!process.output().contains("panicked"), "{}", process.output());
-            assert!(
-                !process.output().contains("ada@example.com"),
-                "addresses are masked: {}",
-                process.output()
-            );
-            assert_eq!(process.stop().await, Some(0));
+        assert_eq!(five.stop().await.len(), 1, "exactly one mail, also in the end");
+    }
+
+    /// Everything but user_manager and the gateway is away when an account is deleted.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_deletion_is_complete_though_every_other_part_was_away() {
+        e2e::away_from_midnight().await;
+        let cluster = cluster();
+        let suite = "a deletion over PostgreSQL and a mock Kafka cluster";
+        let Some(mut five) = Five::start(suite, &cluster.bootstrap_servers()).await else { return };
+        let client = Client::of(five.gateway());
+        client.until_served().await;
+        let mailbox = five.mailbox.clone();
+        let (ada, _) = Traveller::sets_out(&client, "ada@example.com", &mailbox).await;
+        let (eve, _) = Traveller::sets_out(&client, "eve@example.com", &mailbox).await;
+
+        // A letter for each waits on the bus, because nobody sends it.
+        five.kill("notifier_system").await;
+        let judged = five.metric("alert_system", "consumed_messages_total").await;
+        for person in [&ada, &eve] {
+            let change = json!({"metric": "arrivals", "high_value": 1});
+            let changed =
+                person.client.call(Method::PATCH, "/data_collector/interests/KJFK", Some(change)).await;
+            assert_eq!(changed.status, StatusCode::OK);
         }
-        assert_eq!(mailbox.mails().len(), 1, "exactly one mail, also in the end");
+        e2e::eventually("the letters to be written", async || {
+            (five.metric("alert_system", "consumed_messages_total").await >= judged + 2.0).then_some(())
+        })
+        .await;
+        five.kill("alert_system").await;
+        five.kill("data_collector").await;
+        let deleted = ada.client.call(Method::DELETE, "/user_manager/me", None).await;
+        assert_eq!(deleted.status, StatusCode::NO_CONTENT);
+        // Who registers the address again is somebody else.
+        let next = client.registered("ada@example.com").await;
+
+        for name in ["data_collector", "alert_system", "notifier_system"] {
+            five.start_one(name).await;
+        }
+        assert_eq!(mailbox.wait_for("eve@example.com", 2).await.len(), 2, "Eve's letter was not lost");
+        let interests = e2e::eventually("the keys", async || {
+            let answer = next.get("/data_collector/interests").await;
+            (answer.status == StatusCode::OK).then_some(answer)
+        })
+        .await;
+        assert_eq!(interests.body["items"], json!([]), "nothing is kept");
+        let watches = json!({"metric": "departures", "high_value": 1});
+        let made = next.call(Method::PUT, "/data_collector/interests/KJFK", Some(watches)).await;
+        assert_eq!(made.status, StatusCode::CREATED, "nothing is lost");
+        mailbox.wait_for("ada@example.com", 2).await;
+        e2e::eventually("the old interest to be gone", async || {
+            let forgotten = five.process("data_collector").log();
+            forgotten.iter().any(|line| line["message"] == "forgotten").then_some(())
+        })
+        .await;
+        let mails = five.stop().await;
+        let to = |email: &str| mails.iter().filter(|mail| mail.to == email).count();
+        assert_eq!((to("ada@example.com"), to("eve@example.com")), (2, 2), "{mails:?}");
+        let next = |mail: &Mail| mail.to == "ada@example.com" && mail.subject.contains("departures");
+        assert!(mails.iter().any(next), "the letter that waited was sent instead: {mails:?}");
     }
 
     async fn answers_on_its_admin_port(admin: SocketAddr) {
@@ -255,15 +260,5 @@ mod binaries {
             assert!(answer.status().is_success(), "{admin} {path}: {}", answer.status());
             assert!(answer.text().await.unwrap().contains(told), "{admin} {path}");
         }
-    }
-
-    /// The address of a service (of its admin port if it has no other) and of its admin port, as its log tells them.
-    async fn addresses(process: &Process) -> (SocketAddr, SocketAddr) {
-        let told = e2e::eventually("a service to tell its addresses", async || {
-            process.log().into_iter().find(|line| line["admin"].is_string())
-        })
-        .await;
-        let admin = told["admin"].as_str().unwrap().parse().unwrap();
-        (told["addr"].as_str().map_or(admin, |addr| addr.parse().unwrap()), admin)
     }
 }

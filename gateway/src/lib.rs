@@ -28,8 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::auth::Verifier;
-use common::auth::poll_feed;
+use common::auth::{Auth, Verifier, poll_feed};
 use common::http::{Admin, admin, ready_when, serve};
 use common::service::{self, Parts, StartError};
 use tokio::signal::unix::Signal;
@@ -43,7 +42,6 @@ use crate::edge::{Edge, redirect};
 use crate::lifecycle::Lifecycle;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
-pub use crate::policy::auth::Auth;
 use crate::policy::rate::Limiter;
 use crate::proxy::Gateway;
 use crate::route::Routes;
@@ -273,7 +271,7 @@ impl Gateway {
                     });
                 }
             }
-            Auth::Off => tracing::warn!("AUTH=off: no token is asked for; anybody may be anyone"),
+            Auth::Off => self.settings.auth.warn_when_off(),
         }
         for upstream in self.upstreams.clone() {
             let token = token.clone();

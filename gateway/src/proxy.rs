@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::auth::{Claims, Verifier};
+use common::auth::{Auth, Claims, Verifier};
 use http::uri::Authority;
 use http::{HeaderName, Method, header};
 use pingora_core::apps::HttpServerOptions;
@@ -24,7 +24,7 @@ use crate::exchange::Exchange;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::{Counted, Metrics};
 use crate::normalize::{encode, normalize, push_query};
-use crate::policy::auth::{self, Auth};
+use crate::policy::auth;
 use crate::policy::client::Client;
 use crate::policy::rate::Limiter;
 use crate::policy::{body, cors, sanity};

@@ -10,9 +10,9 @@ use std::time::Duration;
 use http::{HeaderValue, Method};
 use ipnet::IpNet;
 
-use crate::policy::auth::Auth;
 use crate::policy::rate::Rate;
 use crate::upstream::Endpoint;
+use common::auth::Auth;
 
 /// A complete configuration. Its parts have passed every check that needs no network and no file.
 #[derive(Clone, Debug, PartialEq)]

@@ -111,9 +111,14 @@ impl App {
         tasks.spawn(serve(self.admin_listener, self.admin, token.clone()));
         tasks.spawn_endless(keep_pruned(self.notifier.store.clone(), token.clone()));
         let store = self.notifier.store.clone();
-        tasks.spawn(self.forgotten.run(token.clone(), move |delivery| forget(store.clone(), delivery)));
-        let notifier = self.notifier;
-        tasks.spawn(self.letters.run(token, move |delivery| notifier.clone().notify(delivery)));
+        let forgotten = self.forgotten.clone();
+        tasks.spawn(forgotten.run(token.clone(), move |delivery| forget(store.clone(), delivery)));
+        let (forgotten, letters, notifier) = (self.forgotten, self.letters, self.notifier);
+        tasks.spawn(async move {
+            // Who was forgotten while nobody read the bus gets none of the letters that waited there, too.
+            forgotten.caught_up::<UserForgotten>(&token).await;
+            letters.run(token, move |delivery| notifier.clone().notify(delivery)).await
+        });
         tasks.join().await
     }
 }

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use common::auth::Auth;
 use data_collector::{BreakerArgs, CollectArgs, OpenSkyArgs};
 use notifier_system::MailArgs;
 use url::Url;
+use user_manager::{Confirm, KeyArgs};
 
 use crate::lapse::Lapse;
 
@@ -31,6 +33,15 @@ pub struct Config {
     /// Address of the replay of recorded flights, which runs when there are no OpenSky credentials
     #[arg(long, env = "REPLAY_LISTEN", default_value = "127.0.0.1:5010")]
     pub replay_listen: String,
+    /// Whether tokens are asked for; off, the classroom mode: the email in a request says who asks
+    #[arg(long, env = "AUTH", value_enum, default_value = "required")]
+    pub auth: Auth,
+    /// Whether an address must be confirmed by the link in a mail; auto: when mails go to a server, not to a folder
+    #[arg(long, env = "CONFIRM_EMAIL", value_enum, default_value = "auto")]
+    pub confirm_email: Confirm,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub keys: KeyArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub opensky: OpenSkyArgs,

@@ -14,8 +14,10 @@ use common::bus::{Bus, BusArgs, Log};
 use common::clock::Clock;
 use common::service::{DatabaseArgs, NodeArgs, Parts, StartError, Tasks, lock};
 use gateway::gen_cert;
+use notifier_system::MailArgs;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use user_manager::ConfirmArgs;
 
 pub use config::Config;
 pub use lapse::Lapse;
@@ -77,14 +79,14 @@ impl App {
             flight_clock: flight_time.clock.clone(),
             bus: Some(Bus::Embedded(log.clone())),
         };
-        let user_manager = user_manager::App::build(user_manager_config(&config), parts.clone()).await?;
-        let key_feed_url = format!("http://{}/keys", user_manager.admin_addr());
+        let mut user_manager = user_manager::App::build(user_manager_config(&config)?, parts.clone()).await?;
         let data_collector =
-            data_collector::App::build(data_collector_config(&config, key_feed_url), parts.clone()).await?;
+            data_collector::App::build(data_collector_config(&config, &user_manager), parts.clone()).await?;
         let (tls, new_certificate) = certificate(&folder.join("tls"))?;
         let gateway = gateway_config(&config, tls, &user_manager, &data_collector)?;
         let gateway = gateway::App::build(gateway, parts.clone()).await?;
-        let public_url = public_url(&config, gateway.addr())?;
+        let public_url = public_url(&config, gateway.addr().port())?;
+        user_manager.set_public_url(&public_url);
         let note = replays.then(|| NOTE.to_owned());
         let alert_system =
             alert_system::App::build(alert_system_config(&config, &public_url, note), parts.clone()).await?;
@@ -236,10 +238,10 @@ fn node() -> NodeArgs {
     NodeArgs { node: "standalone".to_owned() }
 }
 
-fn public_url(config: &Config, gateway: SocketAddr) -> anyhow::Result<Url> {
+fn public_url(config: &Config, gateway_port: u16) -> anyhow::Result<Url> {
     match &config.public_url {
         Some(url) => Ok(url.clone()),
-        None => Ok(Url::parse(&format!("https://localhost:{}", gateway.port()))?),
+        None => Ok(Url::parse(&format!("https://localhost:{gateway_port}"))?),
     }
 }
 
@@ -258,26 +260,36 @@ fn gateway_config(
         user_manager_admin_port: Some(user_manager.admin_addr().port()),
         data_collector_admin_port: Some(data_collector.admin_addr().port()),
         admin_listen: Some(admin_listen(config, 0)),
+        auth: Some(config.auth),
         node: Some(node().node),
         ..gateway::Config::default()
     })
 }
 
-fn user_manager_config(config: &Config) -> user_manager::Config {
-    user_manager::Config {
+fn user_manager_config(config: &Config) -> anyhow::Result<user_manager::Config> {
+    let MailArgs { mail_url, mail_url_file, gmail_user, .. } = config.mail.clone();
+    Ok(user_manager::Config {
         listen: ANY_PORT.to_owned(),
+        grpc_listen: ANY_PORT.to_owned(),
         admin_listen: admin_listen(config, 1),
+        // The port is known when the gateway listens; then it is told.
+        public_url: public_url(config, 0)?,
+        auth: config.auth,
+        confirm: ConfirmArgs { confirm_email: config.confirm_email, mail_url, mail_url_file, gmail_user },
+        keys: config.keys.clone(),
         node: node(),
         database: DatabaseArgs::file(&config.data_dir.join("user.db")),
         bus: BusArgs::default(),
-    }
+    })
 }
 
-fn data_collector_config(config: &Config, key_feed_url: String) -> data_collector::Config {
+fn data_collector_config(config: &Config, user_manager: &user_manager::App) -> data_collector::Config {
     data_collector::Config {
         listen: ANY_PORT.to_owned(),
         admin_listen: admin_listen(config, 2),
-        key_feed_url,
+        key_feed_url: format!("http://{}/keys", user_manager.admin_addr()),
+        user_manager_grpc_url: format!("http://{}", user_manager.grpc_addr()),
+        auth: config.auth,
         node: node(),
         database: DatabaseArgs::file(&config.data_dir.join("data.db")),
         bus: BusArgs::default(),

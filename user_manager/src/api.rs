@@ -1,11 +1,12 @@
 //! The API on one screen.
 
-use axum::Extension;
-use axum::Router;
-use axum::extract::{FromRef, State as Shared};
+use axum::extract::{DefaultBodyLimit, FromRef, State as Shared};
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
-use common::auth::{Caller, TOKEN_LIFETIME, Verifier};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Extension, Router};
+use common::auth::{Auth, Caller, TOKEN_LIFETIME, User, Verifier};
 use common::clock::rfc3339;
 use common::http::{Json, Problem};
 use common::trace::Trace;
@@ -15,18 +16,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::password::Password;
-use crate::store::User;
+use crate::registration::{confirm, register};
+use crate::store::Person;
 use crate::{State, tokens};
 
+/// The largest body, in bytes: many of them may wait for a password to be hashed.
+const BODY_LIMIT: usize = 16 * 1024;
+
 /// All routes.
+pub(crate) fn routes() -> [(&'static str, MethodRouter<State>); 7] {
+    [
+        ("/register", post(register)),
+        ("/confirm", get(confirm)),
+        ("/login", post(login)),
+        ("/me", get(me).delete(delete_me)),
+        ("/delete", delete(delete_by_email)),
+        ("/password", post(change_password)),
+        ("/openapi.json", get(openapi)),
+    ]
+}
+
 pub(crate) fn router(state: State) -> Router {
-    Router::new()
-        .route("/register", post(register))
-        .route("/login", post(login))
-        .route("/me", get(me).delete(delete_me))
-        .route("/delete", delete(delete_by_email))
-        .route("/password", post(change_password))
-        .with_state(state)
+    let routes = routes().into_iter().fold(Router::new(), |all, (path, route)| all.route(path, route));
+    routes.layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(state)
 }
 
 impl FromRef<State> for Verifier {
@@ -35,68 +47,47 @@ impl FromRef<State> for Verifier {
     }
 }
 
-/// A person's name or surname: 1 to 100 characters, none of them a control character.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Name(String);
-
-impl TryFrom<String> for Name {
-    type Error = Invalid;
-    fn try_from(text: String) -> Result<Name, Invalid> {
-        let text = text.trim();
-        match text.chars().count() {
-            1..=100 if !text.chars().any(char::is_control) => Ok(Name(text.to_owned())),
-            _ => Err(Invalid("name and surname must have 1 to 100 printable characters".into())),
-        }
+impl FromRef<State> for Auth {
+    fn from_ref(state: &State) -> Auth {
+        state.auth
     }
 }
 
-#[derive(Deserialize)]
-struct Registration {
-    email: Email,
-    name: Name,
-    surname: Name,
-    password: Password,
+impl State {
+    pub(crate) fn asks_for_tokens(&self) -> bool {
+        self.auth == Auth::Required
+    }
+
+    /// The user that the caller is.
+    async fn user(&self, caller: Caller) -> Result<User, Problem> {
+        let find = async |email: &Email| self.store.user_by_email(email).await.map_err(Error::from);
+        caller.identify(find).await
+    }
 }
 
 #[derive(Serialize)]
-struct Profile {
+pub(crate) struct Profile {
     id: Account,
     email: Email,
     name: String,
     surname: String,
+    confirmed: bool,
     created_at: String,
 }
 
-impl From<User> for Profile {
-    fn from(user: User) -> Profile {
-        let User { account, email, name, surname, created_at, .. } = user;
-        Profile { id: account, email, name, surname, created_at: rfc3339(created_at) }
+impl From<Person> for Profile {
+    fn from(person: Person) -> Profile {
+        let Person { account, email, name, surname, confirmed_at, created_at, .. } = person;
+        let (confirmed, created_at) = (confirmed_at.is_some(), rfc3339(created_at));
+        Profile { id: account, email, name, surname, confirmed, created_at }
     }
-}
-
-async fn register(
-    Shared(state): Shared<State>,
-    Json(registration): Json<Registration>,
-) -> Result<(StatusCode, Json<Profile>), Error> {
-    let user = User {
-        account: Account::new_random(),
-        email: registration.email,
-        name: registration.name.0,
-        surname: registration.surname.0,
-        password_hash: state.passwords.hash(&registration.password).await?,
-        tokens_not_before: 0,
-        created_at: state.clock.now(),
-    };
-    state.store.register(&user).await?;
-    tracing::info!(account = %user.account, email = ?user.email, "registered");
-    Ok((StatusCode::CREATED, Json(user.into())))
 }
 
 #[derive(Deserialize)]
 struct Credentials {
     email: Email,
-    password: SecretString,
+    /// With AUTH=off it may be missing.
+    password: Option<SecretString>,
 }
 
 #[derive(Serialize)]
@@ -110,32 +101,45 @@ async fn login(
     Shared(state): Shared<State>,
     Json(credentials): Json<Credentials>,
 ) -> Result<Json<Login>, Error> {
+    if credentials.password.is_none() && state.asks_for_tokens() {
+        return Err(Invalid("missing field `password`".to_owned()).into());
+    }
     // Taken before the look: a token by a password that is changed meanwhile is one issued before the change.
     let now = state.clock.now();
-    let user = state.store.user_by_email(&credentials.email).await?;
-    let stored = user.as_ref().map(|user| user.password_hash.clone());
-    let matches = state.passwords.matches(&credentials.password, stored).await?;
-    let user = user.filter(|_| matches).ok_or(Error::WrongCredentials)?;
-    let issued_at = now.max(user.tokens_not_before);
-    let access_token = state.tokens.issue(user.account, &user.email, issued_at)?;
+    let person = state.store.person_by_email(&credentials.email).await?;
+    let stored = person.as_ref().and_then(|person| person.password_hash.clone());
+    let matches = match (&credentials.password, &stored) {
+        // An account without a password is anybody's, but only as long as nobody is asked for one.
+        (None, None) => person.is_some(),
+        (None, Some(_)) => false,
+        (Some(password), _) => state.passwords.matches(password, stored).await?,
+    };
+    let person = person.filter(|_| matches).ok_or(Error::WrongCredentials)?;
+    if person.confirmed_at.is_none() {
+        return Err(Error::Unconfirmed);
+    }
+    let issued_at = now.max(person.tokens_not_before);
+    let user = User { account: person.account, email: person.email };
+    let access_token = state.tokens.issue(&user, issued_at)?;
     Ok(Json(Login { access_token, token_type: "Bearer", expires_in: TOKEN_LIFETIME }))
 }
 
-async fn me(Shared(state): Shared<State>, Caller(claims): Caller) -> Result<Json<Profile>, Error> {
-    let user = state.store.user(claims.sub).await?.ok_or(Error::NoAccount)?;
-    Ok(Json(user.into()))
+async fn me(Shared(state): Shared<State>, caller: Caller) -> Result<Json<Profile>, Problem> {
+    let user = state.user(caller).await?;
+    let person = state.store.person(user.account).await.map_err(Error::from)?;
+    Ok(Json(person.ok_or(Error::NoAccount)?.into()))
 }
 
 async fn delete_me(
     Shared(state): Shared<State>,
     Extension(trace): Extension<Trace>,
-    Caller(claims): Caller,
-) -> Result<StatusCode, Error> {
-    let now = state.clock.now();
-    state.store.forget(claims.sub, &trace, now).await?;
+    caller: Caller,
+) -> Result<StatusCode, Problem> {
+    let user = state.user(caller).await?;
+    state.store.forget(user.account, &trace, state.clock.now()).await?;
     state.outbox.notify_one();
     tokens::refresh(&state).await;
-    tracing::info!(account = %claims.sub, "deleted");
+    tracing::info!(account = %user.account, "deleted");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -149,15 +153,15 @@ async fn delete_by_email(
     trace: Extension<Trace>,
     caller: Caller,
     Json(deletion): Json<Deletion>,
-) -> Result<Result<StatusCode, Error>, Problem> {
-    caller.must_be(Some(&deletion.email))?;
-    Ok(delete_me(shared, trace, caller).await)
+) -> Result<StatusCode, Problem> {
+    delete_me(shared, trace, caller.with_body(Some(&deletion.email))?).await
 }
 
 #[derive(Deserialize)]
 struct PasswordChange {
     email: Option<Email>,
-    current: SecretString,
+    /// With AUTH=off it is missing where there is none yet.
+    current: Option<SecretString>,
     new: Password,
 }
 
@@ -165,19 +169,41 @@ async fn change_password(
     Shared(state): Shared<State>,
     caller: Caller,
     Json(change): Json<PasswordChange>,
-) -> Result<Result<StatusCode, Error>, Problem> {
-    caller.must_be(change.email.as_ref())?;
-    Ok(set_password(&state, caller.0.sub, &change).await)
-}
-
-async fn set_password(state: &State, account: Account, change: &PasswordChange) -> Result<StatusCode, Error> {
-    let user = state.store.user(account).await?.ok_or(Error::NoAccount)?;
-    if !state.passwords.matches(&change.current, Some(user.password_hash)).await? {
-        return Err(Error::WrongCredentials);
+) -> Result<StatusCode, Problem> {
+    let user = state.user(caller.with_body(change.email.as_ref())?).await?;
+    let person = state.store.person(user.account).await.map_err(Error::from)?.ok_or(Error::NoAccount)?;
+    let stored = person.password_hash;
+    let may = match (&change.current, &stored) {
+        (Some(current), _) => state.passwords.matches(current, stored.clone()).await?,
+        (None, None) => !state.asks_for_tokens(),
+        (None, Some(_)) => return Err(Problem::invalid("missing field `current`")),
+    };
+    if !may {
+        return Err(Error::WrongCredentials.into());
     }
     let hash = state.passwords.hash(&change.new).await?;
     let now = state.clock.now();
-    state.store.change_password(account, &hash, now).await?;
-    tokens::refresh(state).await;
+    state.store.change_password(user.account, stored.as_deref(), &hash, now).await?;
+    tokens::refresh(&state).await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn openapi(Shared(state): Shared<State>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], state.openapi)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    #[test]
+    fn the_document_has_these_routes_and_no_others() {
+        let document = common::http::openapi(include_str!("../../docs/openapi/user_manager.yaml")).unwrap();
+        let document: Value = serde_json::from_slice(&document).unwrap();
+        let documented: BTreeSet<&str> =
+            document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(documented, super::routes().into_iter().map(|(path, _)| path).collect());
+    }
 }

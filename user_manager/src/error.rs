@@ -2,7 +2,6 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use common::auth;
 use common::http::Problem;
 use common::types::Invalid;
 
@@ -13,14 +12,20 @@ pub(crate) enum Error {
     Invalid(#[from] Invalid),
     #[error("this email has an account already")]
     EmailTaken,
+    #[error("this key belongs to an earlier registration of the email, with another body")]
+    KeyReused,
+    #[error("the email has had its mails for today")]
+    TooManyMails { retry_after: u32 },
+    #[error("the link has expired, or a later registration has replaced it; register again to get a new one")]
+    LinkExpired,
     #[error("email or password is wrong")]
     WrongCredentials,
+    #[error("open the link in the mail that was sent to the email, then log in")]
+    Unconfirmed,
     #[error("there is no such account any more")]
     NoAccount,
     #[error("too many passwords are being checked")]
     Busy,
-    #[error(transparent)]
-    Auth(#[from] auth::Error),
     #[error(transparent)]
     Internal(#[from] anyhow::Error),
 }
@@ -31,22 +36,38 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        let detail = self.to_string();
-        let problem = match self {
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        let detail = error.to_string();
+        let problem = |status, slug, title| Problem::new(status, slug, title, detail.clone());
+        match error {
             Error::Invalid(_) => Problem::invalid(detail),
-            Error::EmailTaken => {
-                Problem::new(StatusCode::CONFLICT, "email-taken", "The email is taken", detail)
+            Error::EmailTaken => problem(StatusCode::CONFLICT, "email-taken", "The email is taken"),
+            Error::KeyReused => problem(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The key belongs to another request",
+            ),
+            Error::TooManyMails { retry_after } => {
+                problem(StatusCode::TOO_MANY_REQUESTS, "too-many-mails", "The email has had enough mails")
+                    .retry_after(retry_after)
             }
+            Error::LinkExpired => problem(StatusCode::GONE, "link-expired", "The link has expired"),
             Error::WrongCredentials => {
-                Problem::new(StatusCode::UNAUTHORIZED, "wrong-credentials", "The login was refused", detail)
+                problem(StatusCode::UNAUTHORIZED, "wrong-credentials", "The login was refused")
+            }
+            Error::Unconfirmed => {
+                problem(StatusCode::FORBIDDEN, "unconfirmed", "The email is not confirmed yet")
             }
             Error::NoAccount => Problem::not_found(detail),
             Error::Busy => Problem::unavailable(detail, 1),
-            Error::Auth(error) => error.into(),
             Error::Internal(error) => Problem::failure(&error),
-        };
-        problem.into_response()
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        Problem::from(self).into_response()
     }
 }

@@ -1,44 +1,55 @@
 //! Accounts: who is registered, who is logged in, who has gone.
 //!
-//! `main → App → api → store`; tokens are signed here ([`common::auth::Signer`]) and verified by everybody, with the
-//! key feed on the admin port.
+//! `main → App → api, registration | rpc → store`; tokens are signed here ([`common::auth::Signer`]) and verified by
+//! everybody, with the key feed on the admin port.
 
 mod api;
 mod config;
 mod error;
 mod password;
+mod registration;
+mod rpc;
 mod store;
 mod tokens;
+mod vault;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
-use common::auth::Verifier;
+use axum::body::Bytes;
+use common::auth::{Auth, Verifier};
 use common::bus::{Bus, ProducerStyle};
 use common::clock::Clock;
 use common::db::migrations;
-use common::http::{Admin, admin, layers, ready_when, serve};
-use common::messages::{Message, UserForgotten};
+use common::http::{Admin, admin, layers, openapi, ready_when, serve};
+use common::messages::{Letter, Message, UserForgotten};
 use common::outbox::Relay;
 use common::service::{Parts, Tasks, bind, local_addr};
 use common::telemetry::Metrics;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
-pub use config::Config;
+pub use config::{Config, Confirm, ConfirmArgs, KeyArgs};
 
 use crate::password::Passwords;
+use crate::registration::Links;
 use crate::store::Store;
 use crate::tokens::Tokens;
+use crate::vault::Vault;
 
 /// The database's tables.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("accounts", include_str!("../migrations/0001_accounts.sql")),
     ("outbox", include_str!("../migrations/0002_outbox.sql")),
+    ("registration", include_str!("../migrations/0003_registration.sql")),
 ];
+
+/// How often what has had its time is removed.
+const PRUNE: Duration = Duration::from_secs(3600);
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -48,6 +59,12 @@ pub(crate) struct State {
     pub(crate) passwords: Passwords,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) verifier: Verifier,
+    pub(crate) auth: Auth,
+    /// Whether an account waits for its address to be confirmed.
+    pub(crate) confirms: bool,
+    pub(crate) links: Links,
+    /// The description of the API, as JSON.
+    pub(crate) openapi: Bytes,
     /// Wakes the relay after a commit that put something into the outbox.
     pub(crate) outbox: Arc<Notify>,
 }
@@ -55,11 +72,12 @@ pub(crate) struct State {
 /// The service, ready to run.
 pub struct App {
     listener: TcpListener,
+    grpc_listener: TcpListener,
     admin_listener: TcpListener,
     addr: SocketAddr,
+    grpc_addr: SocketAddr,
     admin_addr: SocketAddr,
-    api: Router,
-    admin: Router,
+    metrics: Metrics,
     bus: Bus,
     relay: Relay,
     state: State,
@@ -68,8 +86,12 @@ pub struct App {
 impl App {
     /// Opens the database, makes the first signing key if there is none, and binds the ports.
     pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
+        let confirms = config.confirms()?;
+        config.auth.warn_when_off();
+        let vault = Arc::new(Vault::new(config.keys.encryption_keys()?.as_ref())?);
         let database_url = config.database.url()?;
         let listener = bind("LISTEN", &config.listen).await?;
+        let grpc_listener = bind("GRPC_LISTEN", &config.grpc_listen).await?;
         let admin_listener = bind("ADMIN_LISTEN", &config.admin_listen).await?;
         let db = common::db::open(&database_url, &migrations(MIGRATIONS)).await?;
         let bus = match parts.bus {
@@ -79,29 +101,38 @@ impl App {
         let mut metrics = Metrics::new("user_manager", &config.node.node);
         let relay = Relay::new(db.clone(), bus.clone(), &config.node.node, &mut metrics);
         let store = Store::new(db);
-        let verifier = Verifier::new(parts.clock.clone());
-        let tokens =
-            Tokens::open(&store, parts.clock.now()).await.context("the signing keys cannot be read")?;
+        let now = parts.clock.now();
+        let tokens = Tokens::open(&store, vault.clone(), config.keys.key_rotation, now)
+            .await
+            .context("the signing keys cannot be read")?;
+        let links = Links::open(&store, &vault, &config.public_url).await?;
         let state = State {
+            verifier: Verifier::new(parts.clock.clone()),
             clock: parts.clock,
+            store,
             passwords: Passwords::new()?,
             tokens: Arc::new(tokens),
-            verifier,
+            auth: config.auth,
+            confirms,
+            links,
+            openapi: openapi(include_str!("../../docs/openapi/user_manager.yaml"))?,
             outbox: relay.wake(),
-            store,
         };
-        state.tokens.refresh(&state.store, &state.verifier, state.clock.now()).await?;
-        let api = layers(api::router(state.clone()), &mut metrics);
-        let ready = {
-            let store = state.store.clone();
-            ready_when(move || {
-                let store = store.clone();
-                async move { store.ping().await.map_err(|error| format!("the database: {error}")) }
-            })
-        };
-        let admin = admin(Admin { metrics: Arc::new(metrics), ready }).merge(tokens::router(state.clone()));
-        let (addr, admin_addr) = (local_addr(&listener)?, local_addr(&admin_listener)?);
-        Ok(App { listener, admin_listener, addr, admin_addr, api, admin, bus, relay, state })
+        tokens::refresh(&state).await;
+        let addr = local_addr(&listener)?;
+        let (grpc_addr, admin_addr) = (local_addr(&grpc_listener)?, local_addr(&admin_listener)?);
+        Ok(App {
+            listener,
+            grpc_listener,
+            admin_listener,
+            addr,
+            grpc_addr,
+            admin_addr,
+            metrics,
+            bus,
+            relay,
+            state,
+        })
     }
 
     /// Where the API listens.
@@ -109,24 +140,61 @@ impl App {
         self.addr
     }
 
+    /// Where VerifyUser listens.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
     /// Where the admin port listens.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }
 
+    /// Tells where people reach the gateway, if that is known only now.
+    pub fn set_public_url(&mut self, url: &Url) {
+        self.state.links.set_base(url);
+    }
+
     /// Serves until cancelled.
-    pub async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
-        tracing::info!(addr = %self.addr, admin = %self.admin_addr, "user_manager serves");
+    pub async fn run(mut self, token: CancellationToken) -> anyhow::Result<()> {
+        tracing::info!(
+            addr = %self.addr, grpc = %self.grpc_addr, admin = %self.admin_addr, "user_manager serves"
+        );
+        let state = self.state;
+        let api = layers(api::router(state.clone()), &mut self.metrics);
+        let store = state.store.clone();
+        let ready = ready_when(move || {
+            let store = store.clone();
+            async move { store.ping().await.map_err(|error| format!("the database: {error}")) }
+        });
+        let admin =
+            admin(Admin { metrics: Arc::new(self.metrics), ready }).merge(tokens::router(state.clone()));
         let mut tasks = Tasks::new(&token);
         let token = tasks.token();
-        tasks.spawn(serve(self.listener, self.api, token.clone()));
-        tasks.spawn(serve(self.admin_listener, self.admin, token.clone()));
-        tasks.spawn_endless(tokens::keep_fresh(self.state, token.clone()));
+        tasks.spawn(serve(self.listener, api, token.clone()));
+        tasks.spawn(rpc::serve(self.grpc_listener, state.store.clone(), token.clone()));
+        tasks.spawn(serve(self.admin_listener, admin, token.clone()));
+        tasks.spawn_endless(keep_pruned(state.clone(), token.clone()));
+        tasks.spawn_endless(tokens::keep_fresh(state, token.clone()));
         let (bus, relay) = (self.bus, self.relay);
         tasks.spawn_endless(async move {
-            bus.ensure_topics(&[UserForgotten::TOPIC], &token).await;
+            bus.ensure_topics(&[UserForgotten::TOPIC, Letter::TOPIC], &token).await;
             relay.run(token).await;
         });
         tasks.join().await
+    }
+}
+
+async fn keep_pruned(state: State, token: CancellationToken) {
+    loop {
+        match state.store.prune(state.clock.now()).await {
+            Ok(()) => state.outbox.notify_one(),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "old accounts and keys were not removed");
+            }
+        }
+        if token.run_until_cancelled(tokio::time::sleep(PRUNE)).await.is_none() {
+            return;
+        }
     }
 }

@@ -95,6 +95,32 @@ impl Consumer {
         Ok(())
     }
 
+    /// Waits until this group, by whichever of its readers, has handled what `M`'s topic holds now; or until cancelled.
+    pub async fn caught_up<M: Message>(&self, token: &CancellationToken) {
+        self.bus.ensure_topics(&[M::TOPIC], token).await;
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut ends = None;
+        while !token.is_cancelled() {
+            match self.has_caught_up(M::TOPIC, &mut ends).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(topic = M::TOPIC, %error, "the bus cannot be asked; trying again");
+                }
+            }
+            token.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await;
+        }
+    }
+
+    /// `ends` is where the topic ended when it could be asked first.
+    async fn has_caught_up(&self, topic: &str, ends: &mut Option<Vec<Position>>) -> Result<bool, Error> {
+        let ends = match ends {
+            Some(ends) => ends,
+            None => ends.insert(self.bus.ends(topic).await?),
+        };
+        self.bus.has_reached(self.group, topic, ends).await
+    }
+
     async fn read<M, H, F>(
         &self,
         token: &CancellationToken,

@@ -135,6 +135,24 @@ impl Log {
         rows.into_iter().map(|row| Ok(row.envelope()?.record)).collect()
     }
 
+    pub(super) async fn ends(&self, topic: &str) -> Result<Vec<Position>, Error> {
+        let query = "SELECT COALESCE(MAX(position), 0) + 1 FROM record WHERE topic = $1";
+        let next = sqlx::query_scalar(query).bind(topic).fetch_one(&self.pool).await?;
+        Ok(vec![Position { partition: 0, next }])
+    }
+
+    pub(super) async fn has_reached(
+        &self,
+        group: &str,
+        topic: &str,
+        ends: &[Position],
+    ) -> Result<bool, Error> {
+        let query = "SELECT NOT EXISTS (SELECT 1 FROM record WHERE topic = $2 AND position < $3 AND position >= \
+                     COALESCE((SELECT next FROM reader WHERE grp = $1 AND topic = $2), 0))";
+        let end = ends.first().map_or(0, |end| end.next);
+        Ok(sqlx::query_scalar(query).bind(group).bind(topic).bind(end).fetch_one(&self.pool).await?)
+    }
+
     /// How many records of a topic a group has not committed yet.
     pub async fn lag(&self, group: &str, topic: &str) -> Result<i64, Error> {
         let query = "SELECT COUNT(*) FROM record WHERE topic = $2 AND position >= \

@@ -180,7 +180,51 @@ impl Kafka {
         self.topics().await.map(|_| ()).map_err(|error| error.to_string())
     }
 
-    pub(super) fn reader(&self, group: &str, topic: &str) -> Result<Reader, Error> {
+    pub(super) async fn ends(&self, topic: &str) -> Result<Vec<Position>, Error> {
+        let (producer, topic) = (self.0.producer.load_full(), topic.to_owned());
+        let fetched = tokio::task::spawn_blocking(move || {
+            let client = producer.client();
+            let metadata = client.fetch_metadata(Some(&topic), REQUEST)?;
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            let end = |partition: i32| {
+                let (_, next) = client.fetch_watermarks(&topic, partition, REQUEST)?;
+                Ok(Position { partition, next })
+            };
+            partitions.map(|partition| end(partition.id())).collect()
+        });
+        fetched.await.map_err(|_| Error::Stopped)?
+    }
+
+    pub(super) async fn has_reached(
+        &self,
+        group: &str,
+        topic: &str,
+        ends: &[Position],
+    ) -> Result<bool, Error> {
+        // It only asks: without a subscription it is no member of the group.
+        let asking: BaseConsumer = self.consumer_config(group).create()?;
+        let (topic, ends) = (topic.to_owned(), ends.to_vec());
+        let asked = tokio::task::spawn_blocking(move || {
+            let mut list = TopicPartitionList::new();
+            for end in &ends {
+                list.add_partition(&topic, end.partition);
+            }
+            let committed = asking.committed_offsets(list, REQUEST)?;
+            for end in ends {
+                let committed = committed.find_partition(&topic, end.partition);
+                let committed = committed
+                    .is_some_and(|found| matches!(found.offset(), Offset::Offset(next) if next >= end.next));
+                // What is there no more needs nobody to read it.
+                if !committed && asking.fetch_watermarks(&topic, end.partition, REQUEST)?.0 < end.next {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        asked.await.map_err(|_| Error::Stopped)?
+    }
+
+    fn consumer_config(&self, group: &str) -> ClientConfig {
         let mut config = self.0.base.clone();
         config
             .set("group.id", group)
@@ -190,6 +234,10 @@ impl Kafka {
         for (key, value) in &self.0.consumer {
             config.set(key, value);
         }
+        config
+    }
+
+    pub(super) fn reader(&self, group: &str, topic: &str) -> Result<Reader, Error> {
         let (commands, inbox) = channel();
         let hand = Arc::new(Hand(Mutex::new(State {
             inbox,
@@ -201,6 +249,7 @@ impl Kafka {
             closed: false,
             topic: topic.to_owned(),
         })));
+        let config = self.consumer_config(group);
         let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks(hand.clone()))?;
         consumer.subscribe(&[topic])?;
         let thread = std::thread::Builder::new().name(format!("kafka-{group}"));

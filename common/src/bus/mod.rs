@@ -258,6 +258,24 @@ impl Bus {
         }
     }
 
+    /// Where a topic ends at this moment: the offsets that its next records will have.
+    async fn ends(&self, topic: &str) -> Result<Vec<Position>, Error> {
+        match self {
+            Bus::Embedded(log) => log.ends(topic).await,
+            #[cfg(feature = "kafka")]
+            Bus::Kafka(kafka) => kafka.ends(topic).await,
+        }
+    }
+
+    /// Whether a group has committed everything before these offsets.
+    async fn has_reached(&self, group: &str, topic: &str, ends: &[Position]) -> Result<bool, Error> {
+        match self {
+            Bus::Embedded(log) => log.has_reached(group, topic, ends).await,
+            #[cfg(feature = "kafka")]
+            Bus::Kafka(kafka) => kafka.has_reached(group, topic, ends).await,
+        }
+    }
+
     async fn reader(&self, group: &str, topic: &str) -> Result<Reader, Error> {
         match self {
             Bus::Embedded(log) => Ok(Reader::Embedded(log.reader(group, topic).await?)),

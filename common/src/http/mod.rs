@@ -4,6 +4,7 @@ mod admin;
 mod client;
 mod extract;
 mod layers;
+mod openapi;
 mod problem;
 mod serve;
 
@@ -11,5 +12,6 @@ pub use admin::{Admin, Readiness, admin, ready_when};
 pub use client::client;
 pub use extract::{Json, Path, Query};
 pub use layers::layers;
+pub use openapi::openapi;
 pub use problem::Problem;
 pub use serve::serve;

@@ -9,12 +9,15 @@ mod stage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
 
-use common::bus::{Delivery, Failure, Record};
+use common::bus::{Consumer, Delivery, Failure, Record};
 use common::messages::{Letter, Message, Origin};
+use common::telemetry::Metrics;
 use common::trace::{Headers, Trace};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use common::testing::eventually;
 use stage::{Note, Seen, Topic, group, on_every_bus, soon, topic};
@@ -194,6 +197,49 @@ async fn a_group_goes_on_where_it_was_and_a_new_one_begins_at_the_beginning() {
         assert_eq!((new_seen.of("a"), new_seen.of("b")), (vec![0, 1, 2], vec![0, 1]), "{stage}");
         old.stop().await;
         new.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_has_caught_up_when_it_has_handled_what_the_topic_held() {
+    topic!(Awaited, "test-awaited");
+    on_every_bus::<Awaited>(async |stage| {
+        let (group, token) = (group(), CancellationToken::new());
+        let consumer = Consumer::new(stage.bus.clone(), group, &mut Metrics::new("test", "one"));
+        soon("nothing is to be read", consumer.caught_up::<Note<Awaited>>(&token)).await;
+
+        stage.publish::<Awaited>(&[("a", 0), ("a", 1)]).await;
+        let mut waiting = Box::pin(consumer.caught_up::<Note<Awaited>>(&token));
+        assert!(futures::poll!(waiting.as_mut()).is_pending(), "{stage}");
+        let (reached, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let reading = stage.consume(group, {
+            let (reached, gate) = (reached.clone(), gate.clone());
+            move |delivery: Delivery<Note<Awaited>>| {
+                let (reached, gate) = (reached.clone(), gate.clone());
+                async move {
+                    if delivery.message.n == 1 {
+                        reached.notify_one();
+                        gate.notified().await;
+                    }
+                    Ok(())
+                }
+            }
+        });
+        let early = async {
+            reached.notified().await;
+            // A look in the middle of the last message.
+            let mut look = Box::pin(consumer.caught_up::<Note<Awaited>>(&token));
+            let looked = tokio::time::timeout(Duration::from_secs(1), look.as_mut()).await;
+            assert!(looked.is_err(), "{stage}: one message is in hand");
+        };
+        tokio::select! {
+            () = waiting.as_mut() => panic!("{stage}: it has not caught up"),
+            () = soon("the message is in hand", early) => {}
+        }
+        gate.notify_one();
+        soon("it has caught up", waiting).await;
+        reading.stop().await;
     })
     .await;
 }

@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::Html;
-use common::auth::{Caller, Claims};
+use common::auth::{Caller, User};
 use common::http::{Json, Path, Problem, Query};
 use common::trace::Trace;
 use common::types::{Account, Email, Icao, Invalid, Metric, Notify, Thresholds};
@@ -21,7 +21,7 @@ impl State {
     /// Makes or changes an interest.
     pub(crate) async fn save(
         &self,
-        claims: &Claims,
+        user: &User,
         airport: Icao,
         fields: &InterestFields,
         must_exist: bool,
@@ -38,7 +38,7 @@ impl State {
             None if must_exist => Err(Error::NoInterest(airport)),
             None => Ok(made(self.defaults, fields)?),
         };
-        let who = (claims.sub, &claims.email, airport);
+        let who = (user.account, &user.email, airport);
         let saved = self.store.save_interest(who, self.max_interests, &change, on, trace).await?;
         self.collect.notify_one();
         self.outbox.notify_one();
@@ -106,9 +106,10 @@ pub(super) async fn put_interest(
     body: Option<Json<InterestBody>>,
 ) -> Result<(StatusCode, Json<InterestView>), Problem> {
     let body = body.map(|Json(body)| body).unwrap_or_default();
-    caller.must_be(body.email.as_ref())?;
+    let user = state.user(caller, body.email.as_ref()).await?;
     let airport = state.airport(&code)?;
-    let saved = state.save(&caller.0, airport, &body.fields, false, &trace).await?;
+    state.must_exist(user.account, &[airport]).await?;
+    let saved = state.save(&user, airport, &body.fields, false, &trace).await?;
     let status = if saved.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(state.view(saved.interest).await?)))
 }
@@ -120,29 +121,31 @@ pub(super) async fn patch_interest(
     Path(code): Path<String>,
     Json(body): Json<InterestBody>,
 ) -> Result<Json<InterestView>, Problem> {
-    caller.must_be(body.email.as_ref())?;
+    let user = state.user(caller, body.email.as_ref()).await?;
     let airport = state.airport(&code)?;
-    let saved = state.save(&caller.0, airport, &body.fields, true, &trace).await?;
+    let saved = state.save(&user, airport, &body.fields, true, &trace).await?;
     Ok(Json(state.view(saved.interest).await?))
 }
 
 pub(super) async fn list_interests(
     Shared(state): Shared<State>,
-    Caller(claims): Caller,
-) -> Result<Json<Page<InterestView>>, Error> {
-    let interests = state.store.interests(claims.sub).await?;
-    let standings = state.store.standings(claims.sub, None).await?;
+    caller: Caller,
+) -> Result<Json<Page<InterestView>>, Problem> {
+    let account = state.user(caller, None).await?.account;
+    let interests = state.store.interests(account).await.map_err(Error::from)?;
+    let standings = state.store.standings(account, None).await.map_err(Error::from)?;
     let views = interests.into_iter().map(|interest| state.view_as(interest, &standings));
     Ok(Json(Page::whole(views.collect())))
 }
 
 pub(super) async fn get_interest(
     Shared(state): Shared<State>,
-    Caller(claims): Caller,
+    caller: Caller,
     Path(code): Path<String>,
-) -> Result<Json<InterestView>, Error> {
+) -> Result<Json<InterestView>, Problem> {
+    let account = state.user(caller, None).await?.account;
     let airport = state.code(&code)?;
-    let interests = state.store.interests(claims.sub).await?;
+    let interests = state.store.interests(account).await.map_err(Error::from)?;
     let interest = interests.into_iter().find(|interest| interest.airport == airport);
     Ok(Json(state.view(interest.ok_or_else(|| state.no_interest(airport))?).await?))
 }
@@ -150,13 +153,14 @@ pub(super) async fn get_interest(
 pub(super) async fn delete_interest(
     Shared(state): Shared<State>,
     Extension(trace): Extension<Trace>,
-    Caller(claims): Caller,
+    caller: Caller,
     Path(code): Path<String>,
-) -> Result<StatusCode, Error> {
+) -> Result<StatusCode, Problem> {
+    let account = state.user(caller, None).await?.account;
     let airport = state.code(&code)?;
-    match state.remove(claims.sub, airport, &trace).await? {
+    match state.remove(account, airport, &trace).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Err(state.no_interest(airport)),
+        false => Err(state.no_interest(airport).into()),
     }
 }
 

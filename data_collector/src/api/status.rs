@@ -20,17 +20,19 @@ use crate::dto::WindowView;
 use crate::error::Error;
 use crate::store::Standing;
 
-pub(super) async fn status(
-    Shared(state): Shared<State>,
-    Caller(claims): Caller,
-) -> Result<Json<Value>, Error> {
+pub(super) async fn status(Shared(state): Shared<State>, caller: Caller) -> Result<Json<Value>, Problem> {
+    let user = state.user(caller, None).await?;
+    Ok(Json(status_of(&state, user.account).await?))
+}
+
+async fn status_of(state: &State, account: Account) -> Result<Value, Error> {
     let (now, store) = (state.flight_clock.now(), &state.store);
     // In this order: who sees a cycle sees its windows wait, and who sees that none waits sees the last one stored.
     let time = |time: i64| (time != 0).then(|| rfc3339(time));
     let last_cycle = time(state.progress.last_cycle.load(Ordering::Relaxed));
     let next_cycle = time(state.progress.next_cycle.load(Ordering::Relaxed));
     let waiting = store.waiting(state.lag, now).await?;
-    let mut standings: Vec<_> = store.standings(claims.sub, None).await?.into_iter().collect();
+    let mut standings: Vec<_> = store.standings(account, None).await?.into_iter().collect();
     standings.sort_unstable_by_key(|(airport, _)| *airport);
     let airport = |(airport, standing): (Icao, Standing)| {
         json!({
@@ -41,16 +43,16 @@ pub(super) async fn status(
         })
     };
     let airports: Vec<Value> = standings.into_iter().map(airport).collect();
-    Ok(Json(json!({
-        "breaker": breaker(&state),
-        "credits": credits(&state, now, waiting.ready).await?,
+    Ok(json!({
+        "breaker": breaker(state),
+        "credits": credits(state, now, waiting.ready).await?,
         "time": rfc3339(now),
         "last_cycle": last_cycle,
         "next_cycle": next_cycle,
         "waiting": waiting.due,
         "obstacle": state.progress.obstacle(),
         "airports": airports,
-    })))
+    }))
 }
 
 fn breaker(state: &State) -> Value {
@@ -91,9 +93,9 @@ pub(super) async fn collect(
     body: Option<Json<CollectBody>>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let body = body.map(|Json(body)| body).unwrap_or_default();
-    caller.must_be(body.email.as_ref())?;
+    let user = state.user(caller, body.email.as_ref()).await?;
     let wanted = body.icao.map(|code| state.code(&code)).transpose()?;
-    let airports = state.hurry(caller.0.sub, wanted, &trace).await?;
+    let airports = state.hurry(user.account, wanted, &trace).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({"airports": airports}))))
 }
 

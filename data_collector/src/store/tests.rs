@@ -14,7 +14,7 @@ use crate::unsubscribe::Signer;
 const TODAY: i64 = 1_784_678_400;
 
 fn announcer() -> Announcer {
-    let secret = Signer::fresh_secret().unwrap();
+    let secret = common::signed::fresh_secret().unwrap();
     Announcer {
         catalogue: std::sync::Arc::new(Catalogue::load().unwrap()),
         signer: Signer::new(&secret).unwrap(),

@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::expected::DAY;
-use crate::world::{NOON, Setup, TODAY, World, databases, expected_days, sql};
+use crate::world::{NOON, Setup, TODAY, World, databases, expected_days};
 
 #[tokio::test]
 async fn a_clock_that_jumps_back_and_forth_stores_each_window_once() {
@@ -131,7 +131,7 @@ async fn what_was_given_up_while_the_clock_was_ahead_is_asked_for_again() {
         let cycle = rfc3339(NOON + 400 * DAY);
         ada.status_when("a cycle", |status| status["last_cycle"] == cycle).await;
         eventually("the last days are given up", async || {
-            sql(&db, "UPDATE airport_window SET retry_at = 1 WHERE retry_at > 1").await;
+            db.execute("UPDATE airport_window SET retry_at = 1 WHERE retry_at > 1").await;
             (ada.status().await["airports"][0]["missing"].as_i64() >= Some(3)).then_some(())
         })
         .await;

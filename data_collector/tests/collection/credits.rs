@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::expected::DAY;
-use crate::world::{Setup, TODAY, World, databases, expected_days, sql};
+use crate::world::{Setup, TODAY, World, databases, expected_days};
 use common::testing::eventually;
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_pause_outlives_a_restart_and_ends_when_the_operator_says_so() {
         let status = ada.status_when("an obstacle", |status| status["obstacle"].is_string()).await;
         assert!(status["obstacle"].as_str().unwrap().contains("used up"), "{status}");
         assert_eq!(world.replay.stats().await["arrival"], json!({"429": 1}));
-        sql(&db, "UPDATE credit SET paused_until = 0, remaining = 1000").await;
+        db.execute("UPDATE credit SET paused_until = 0, remaining = 1000").await;
         let status = ada.collected().await;
         assert!(status["credits"]["paused_until"].is_null(), "{status}");
     }

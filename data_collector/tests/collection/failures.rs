@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::expected::DAY;
-use crate::world::{Person, Setup, TODAY, World, databases, expected_days, number, sql};
+use crate::world::{Person, Setup, TODAY, World, databases, expected_days};
 use common::testing::eventually;
 
 /// What has failed would be tried again hours later.
@@ -80,7 +80,7 @@ async fn after_an_outage_a_trial_closes_the_breaker_and_everything_arrives() {
         assert_eq!(counters["failures"].as_i64().unwrap(), counters["opened"].as_i64().unwrap() + 1);
         nothing_is_counted(&world, &ada).await;
         // Neither the trial nor what has failed waits for its next attempt.
-        sql(&db, LATER).await;
+        db.execute(LATER).await;
         world.replay.faults(json!({"outage": false})).await;
         ada.status_when("closed", breaker("closed")).await;
         all_is_well(&world, &ada).await;
@@ -130,7 +130,7 @@ async fn an_answer_in_one_direction_only_is_no_count() {
         let others = expected_days("KBTV", TODAY - 2 * DAY, TODAY);
         eventually("the others", async || (ada.daily("KBTV").await == others).then_some(())).await;
         assert_eq!(ada.status().await["waiting"], 1);
-        sql(&db, LATER).await;
+        db.execute(LATER).await;
         world.proxy.fail(|_, _, _| false);
         ada.send(Method::POST, "/collect", json!({})).await;
         all_is_well(&world, &ada).await;
@@ -140,11 +140,11 @@ async fn an_answer_in_one_direction_only_is_no_count() {
 /// Seconds until the next attempt at the one window that has failed, by the database's clock.
 async fn wait_of_attempt(db: &common::testing::TestDb, attempt: i64) -> i64 {
     eventually("a failed attempt", async || {
-        (number(db, "SELECT MAX(attempts) FROM airport_window").await == attempt).then_some(())
+        (db.number("SELECT MAX(attempts) FROM airport_window").await == attempt).then_some(())
     })
     .await;
     let now = common::clock::Clock::System.now();
-    number(db, "SELECT MAX(retry_at) FROM airport_window").await - now
+    db.number("SELECT MAX(retry_at) FROM airport_window").await - now
 }
 
 #[tokio::test]
@@ -157,12 +157,12 @@ async fn a_failed_window_is_tried_again_after_a_minute_then_after_two_by_itself(
         // Less what this test took to look; the two clocks round differently.
         let first = wait_of_attempt(&db, 1).await;
         assert!((0..=61).contains(&first), "{first} s");
-        sql(&db, "UPDATE airport_window SET retry_at = 1").await;
+        db.execute("UPDATE airport_window SET retry_at = 1").await;
         let second = wait_of_attempt(&db, 2).await;
         assert!((62..=121).contains(&second), "{second} s");
         world.proxy.fail(|_, _, _| false);
         // No wait lasts ten days: a clock that was ahead has made it.
-        sql(&db, "UPDATE airport_window SET retry_at = retry_at + 864000").await;
+        db.execute("UPDATE airport_window SET retry_at = retry_at + 864000").await;
         ada.collected().await;
         assert_eq!(ada.daily("KBTV").await, expected_days("KBTV", TODAY - DAY, TODAY));
     }

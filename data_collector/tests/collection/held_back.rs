@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::expected::{self, DAY};
-use crate::world::{NOON, TODAY, World, databases, expected_days, sql};
+use crate::world::{NOON, TODAY, World, databases, expected_days};
 
 #[tokio::test]
 async fn a_window_that_fails_holds_back_the_messages_of_later_ones_but_not_their_counts() {
@@ -32,7 +32,7 @@ async fn a_window_that_fails_holds_back_the_messages_of_later_ones_but_not_their
         bob.put("KBTV", json!({})).await;
         assert_eq!(world.messages().await.len(), 1);
 
-        sql(&db, "UPDATE airport_window SET retry_at = retry_at + 80000 WHERE retry_at > 0").await;
+        db.execute("UPDATE airport_window SET retry_at = retry_at + 80000 WHERE retry_at > 0").await;
         world.proxy.fail(|_, _, _| false);
         ada.send(Method::POST, "/collect", json!({})).await;
         ada.collected().await;

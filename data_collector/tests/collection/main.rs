@@ -20,6 +20,7 @@ mod replicas;
 mod seed_routes;
 mod start;
 mod upgrade;
+mod users;
 mod windows;
 mod world;
 mod year;

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::expected::DAY;
-use crate::world::{Setup, TODAY, World, databases, expected_days, sql};
+use crate::world::{Setup, TODAY, World, databases, expected_days};
 
 const AIRPORTS: [&str; 4] = ["KJFK", "KBTV", "KORF", "KABE"];
 
@@ -63,7 +63,7 @@ async fn what_a_killed_replica_had_in_hand_is_taken_over_when_its_claim_ends() {
     ada.status_when("only its window is left", |status| status["waiting"] == 1).await;
     assert_eq!(claims(&db, "two").await, 1);
     // Minutes later by the database's clock.
-    sql(&db, "UPDATE airport_window SET claimed_until = 1 WHERE state = 'due'").await;
+    db.execute("UPDATE airport_window SET claimed_until = 1 WHERE state = 'due'").await;
     ada.send(Method::POST, "/collect", json!({})).await;
     the_week_is_complete(&world).await;
 }

@@ -9,7 +9,7 @@ use common::bus::{Bus, Log, Record};
 use common::clock::{Clock, Manual};
 use common::messages::{Message, UserForgotten, WindowCounted};
 use common::service::Parts;
-use common::testing::{TestDb, eventually, temp_path};
+use common::testing::{Directory, TestDb, eventually, temp_path};
 use common::trace::Trace;
 use common::types::{Account, Email};
 use data_collector::{App, Config};
@@ -36,21 +36,6 @@ struct Cli {
 /// The databases to run a test on.
 pub(crate) async fn databases() -> Vec<TestDb> {
     common::testing::databases("data_collector").await
-}
-
-/// Changes rows behind the service's back.
-pub(crate) async fn sql(db: &TestDb, text: &'static str) {
-    let store = common::db::connect_for_tests(&db.url);
-    common::on!(&store, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
-    store.close().await;
-}
-
-/// One number out of the database.
-pub(crate) async fn number(db: &TestDb, text: &'static str) -> i64 {
-    let store = common::db::connect_for_tests(&db.url);
-    let found = common::on!(&store, |pool| sqlx::query_scalar(text).fetch_one(pool).await).unwrap();
-    store.close().await;
-    found
 }
 
 pub(crate) struct Replay {
@@ -127,6 +112,8 @@ pub(crate) struct World {
     bus: Bus,
     clock: Clock,
     signer: Signer,
+    /// Who has an account.
+    pub(crate) directory: Directory,
     flags: Vec<String>,
     http: reqwest::Client,
     service: Option<Service>,
@@ -173,6 +160,7 @@ impl World {
         let replay = Replay::start(setup.replay, replay_clock).await;
         let signer = Signer::from_pkcs8("test", &Signer::generate().unwrap()).unwrap();
         let feed = serve_feed(Feed { keys: vec![signer.public().clone()], revoked: Vec::new() }).await;
+        let directory = Directory::start().await;
         let log = Log::open(&temp_path("bus.db")).await.unwrap();
         let bus = setup.bus.unwrap_or_else(|| Bus::Embedded(log.clone()));
         let (proxy, proxied) = Proxy::start(&replay.url).await;
@@ -186,6 +174,7 @@ impl World {
             ("--opensky-api-url", &api),
             ("--opensky-token-url", &token),
             ("--key-feed-url", &feed),
+            ("--user-manager-grpc-url", &directory.url),
             ("--database-url", db.url.expose_secret()),
         ];
         // What the test says comes first.
@@ -197,8 +186,20 @@ impl World {
         }
         let flags = flags.into_iter().map(str::to_owned).collect();
         let http = common::http::client(Duration::from_secs(60)).unwrap();
-        let mut world =
-            World { replay, proxy, time, replay_time, log, bus, clock, signer, flags, http, service: None };
+        let mut world = World {
+            replay,
+            proxy,
+            time,
+            replay_time,
+            log,
+            bus,
+            clock,
+            signer,
+            directory,
+            flags,
+            http,
+            service: None,
+        };
         world.start().await;
         world
     }
@@ -209,7 +210,7 @@ impl World {
         // The keys have been read when a token is accepted.
         let nobody = self.person("nobody@example.com");
         eventually("keys", async || {
-            (nobody.get("/interests").await.status() == StatusCode::OK).then_some(())
+            (nobody.get("/airports?query=KJFK").await.status() == StatusCode::OK).then_some(())
         })
         .await;
     }
@@ -246,6 +247,7 @@ impl World {
     pub(crate) fn person(&self, email: &str) -> Person<'_> {
         let (account, email) = (Account::new_random(), email.parse::<Email>().unwrap());
         let token = self.signer.token(account, &email, Clock::System.now()).unwrap();
+        self.directory.add(account, &email);
         Person { world: self, account, email, token }
     }
 

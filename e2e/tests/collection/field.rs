@@ -11,7 +11,7 @@ use common::bus::Log;
 use common::clock::Clock;
 use common::messages::{Message, WindowCounted};
 use common::on;
-use common::testing::{TestDb, temp_path};
+use common::testing::{Directory, TestDb, temp_path};
 use common::types::{Account, Email};
 use e2e::eventually;
 use e2e::process::Process;
@@ -31,6 +31,7 @@ pub(crate) struct Field {
     /// Where the messages go.
     bus: String,
     feed: String,
+    directory: Directory,
     /// The one who watches everything.
     pub(crate) account: Account,
     pub(crate) email: Email,
@@ -52,9 +53,11 @@ impl Field {
         let account = Account::new_random();
         let token = signer.token(account, &email, Clock::System.now()).unwrap();
         let feed = serve(Feed { keys: vec![signer.public().clone()], revoked: Vec::new() }).await;
+        let directory = Directory::start().await;
+        directory.add(account, &email);
         let http = common::http::client(Duration::from_secs(60)).unwrap();
         let replay = Replay::start("127.0.0.1:0", &["--latency=5ms"]).await;
-        Field { db, bus, feed, account, email, token, replay, http }
+        Field { db, bus, feed, directory, account, email, token, replay, http }
     }
 
     /// Starts a data_collector that looks `days` back.
@@ -69,6 +72,7 @@ impl Field {
             ("DATABASE_URL", self.db.url.expose_secret()),
             ("BUS_URL", &self.bus),
             ("KEY_FEED_URL", &self.feed),
+            ("USER_MANAGER_GRPC_URL", &self.directory.url),
             ("OPENSKY_API_URL", &api),
             ("OPENSKY_TOKEN_URL", &token),
             ("OPENSKY_CLIENT_ID", "e2e"),

@@ -2,22 +2,11 @@
 
 use std::sync::Arc;
 
-use clap::ValueEnum;
 use common::auth::{Claims, Verifier};
 use http::{HeaderMap, header};
 
 use super::only;
 use crate::problem::Refusal;
-
-/// Whether tokens are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Auth {
-    /// Everything but the public routes needs a valid token.
-    Required,
-    /// The classroom mode: no token is asked for or looked at.
-    Off,
-}
 
 /// What the token of a request says; refuses a request without a valid bearer token. Two tokens are as bad as none:
 /// the service might look at the other one.

@@ -71,8 +71,7 @@ impl Service {
     }
 
     pub(crate) async fn forget(&self, account: Account) {
-        let message = UserForgotten { account, email: "ada@example.com".parse().unwrap() };
-        publish(&self.log, Record::of(&message, &Trace::start()).unwrap()).await;
+        forget(&self.log, account).await;
     }
 
     /// Waits until everything in both topics is handled.
@@ -132,4 +131,10 @@ pub(crate) fn letter(id: &str, email: &str) -> Value {
     });
     serde_json::from_value::<Letter>(letter.clone()).unwrap();
     letter
+}
+
+/// Tells a log that an account is gone.
+pub(crate) async fn forget(log: &Log, account: Account) {
+    let message = UserForgotten { account, email: "ada@example.com".parse().unwrap() };
+    publish(log, Record::of(&message, &Trace::start()).unwrap()).await;
 }

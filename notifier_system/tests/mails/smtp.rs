@@ -8,7 +8,7 @@ use futures::FutureExt;
 use serde_json::json;
 use tokio::net::TcpSocket;
 
-use crate::service::{Service, databases, letter};
+use crate::service::{Service, databases, forget, letter, post};
 use crate::sink::Sink;
 use common::testing::eventually;
 
@@ -224,6 +224,31 @@ async fn a_deleted_account_gets_no_mail() {
         service.settled().await;
         assert_eq!(sink.taken().len(), 1);
         assert!(service.dead().await.is_empty());
+    }
+}
+
+/// The letter waits on the bus, and so does, behind many others, the message that its account is gone.
+#[tokio::test]
+async fn who_was_deleted_while_the_service_was_away_gets_no_mail_that_waited() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        let log = Service::start(&db, &sink.url()).await.stop().await;
+        post(&log, &letter("a", "ada@example.com")).await;
+        let mut next = letter("b", "ada@example.com");
+        next["account"] = json!(Account::new_random());
+        post(&log, &next).await;
+        for _ in 0..600 {
+            forget(&log, Account::new_random()).await;
+        }
+        forget(&log, "6b1d3f0e-6a41-4a41-9f3a-0d5b7a3f1c22".parse().unwrap()).await;
+        let service = Service::on(log, &db, &sink.url(), &[]).await;
+        service.settled().await;
+        // Who registered the address again gets theirs.
+        assert_eq!(sink.taken().len(), 1);
+        let log = service.stop().await;
+        let sent = db.texts("SELECT id FROM sent").await;
+        assert_eq!(sent, ["b"]);
+        drop(log);
     }
 }
 

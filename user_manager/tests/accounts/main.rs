@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
+mod classroom;
+mod confirmation;
 mod deletion;
 mod keys;
 mod login;
+mod once;
 mod password;
 mod registration;
+mod rpc;
 mod service;
 mod start;

@@ -10,6 +10,7 @@ fn complaint(options: &[(&str, &str)]) -> String {
     process
         .env_clear()
         .env("LISTEN", "127.0.0.1:0")
+        .env("GRPC_LISTEN", "127.0.0.1:0")
         .env("ADMIN_LISTEN", "127.0.0.1:0")
         .env("DATABASE_URL", format!("sqlite:{}", database.display()))
         .env("BUS_URL", format!("log:{}", bus.display()))
@@ -32,7 +33,14 @@ fn a_wrong_option_stops_the_start_with_one_line_that_names_it() {
         ("BUS_URL", "kafka://localhost"),
         ("LISTEN", "nowhere"),
         ("LISTEN", &address),
+        ("GRPC_LISTEN", &address),
         ("ADMIN_LISTEN", &address),
+        ("PUBLIC_URL", "ftp://localhost"),
+        ("AUTH", "maybe"),
+        ("CONFIRM_EMAIL", "maybe"),
+        ("MAIL_URL", "hush"),
+        ("KEY_ENCRYPTION_KEY", "hush"),
+        ("KEY_ROTATION", "1m"),
         ("SHUTDOWN_GRACE", "soon"),
         ("LOG_FORMAT", "xml"),
     ] {

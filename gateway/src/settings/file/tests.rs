@@ -8,10 +8,10 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use toml::{Table, Value};
 
 use super::*;
-use crate::policy::auth::Auth;
 use crate::policy::rate::Rate;
 use crate::settings::{CertificateFiles, EncodedSlash, RouteSettings, UpstreamSettings};
 use crate::upstream::Endpoint;
+use common::auth::Auth;
 
 const EXAMPLE: &str = include_str!("../../../gateway.example.toml");
 

@@ -1,0 +1,94 @@
+//! VerifyUser, for other services: gRPC on a port of its own.
+
+use std::time::Duration;
+
+use common::auth::User;
+use common::db::is_passing;
+use common::rpc::users::users_server::{Users, UsersServer};
+use common::rpc::users::verify_user_request::Who;
+use common::rpc::users::{User as FoundUser, VerifyUserRequest, VerifyUserResponse};
+use common::types::Invalid;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+use tonic_health::server::{HealthReporter, health_reporter};
+
+use crate::store::Store;
+
+/// How long a call may take; a caller with less time says so (`grpc-timeout`).
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Calls at once on a connection.
+const STREAMS: u32 = 256;
+/// How often a silent connection is asked whether it is still there, and how long it may take to answer.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// The largest request, in bytes.
+const REQUEST_LIMIT: usize = 4096;
+/// How often the health service learns whether the database answers.
+const LOOK: Duration = Duration::from_secs(5);
+
+struct Verification(Store);
+
+#[tonic::async_trait]
+impl Users for Verification {
+    async fn verify_user(
+        &self,
+        request: Request<VerifyUserRequest>,
+    ) -> Result<Response<VerifyUserResponse>, Status> {
+        let refuse = |error: Invalid| Status::invalid_argument(error.to_string());
+        let found = match request.into_inner().who {
+            Some(Who::Account(account)) => self.0.user(account.parse().map_err(refuse)?).await,
+            Some(Who::Email(email)) => self.0.user_by_email(&email.parse().map_err(refuse)?).await,
+            None => return Err(Status::invalid_argument("account or email must be there")),
+        };
+        let user = found.map_err(|error| failed(&error))?.map(|User { account, email }| FoundUser {
+            account: account.to_string(),
+            email: email.as_str().to_owned(),
+        });
+        Ok(Response::new(VerifyUserResponse { user }))
+    }
+}
+
+fn failed(error: &anyhow::Error) -> Status {
+    tracing::error!(error = format!("{error:#}"), "VerifyUser failed");
+    match error.chain().filter_map(|cause| cause.downcast_ref()).any(is_passing) {
+        true => Status::unavailable("the database cannot answer at the moment"),
+        false => Status::internal("the cause is in the log"),
+    }
+}
+
+/// Serves until cancelled; calls in flight are finished.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    store: Store,
+    token: CancellationToken,
+) -> anyhow::Result<()> {
+    let (reporter, health) = health_reporter();
+    reporter.set_serving::<UsersServer<Verification>>().await;
+    let users = UsersServer::new(Verification(store.clone())).max_decoding_message_size(REQUEST_LIMIT);
+    let watching = tokio::spawn(report_health(reporter, store, token.clone()));
+    Server::builder()
+        .timeout(DEADLINE)
+        .max_concurrent_streams(STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .add_service(health)
+        .add_service(users)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), token.cancelled())
+        .await?;
+    Ok(watching.await?)
+}
+
+/// Tells the health service what the database says; at the end, that nothing is served any more.
+async fn report_health(reporter: HealthReporter, store: Store, token: CancellationToken) {
+    loop {
+        match store.ping().await {
+            Ok(()) => reporter.set_serving::<UsersServer<Verification>>().await,
+            Err(_) => reporter.set_not_serving::<UsersServer<Verification>>().await,
+        }
+        if token.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
+            return reporter.set_not_serving::<UsersServer<Verification>>().await;
+        }
+    }
+}
