@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Has schemathesis try every operation of the OpenAPI documents, through a gateway: no answer may be a 5xx, and none may be one
 # that the documents do not know.
-#   EXAMPLES=200              for each operation (fewer where there is less to vary)
+#   EXAMPLES=250              for each operation, beside its examples and bounds (fewer where there is less to vary)
 #   SEED=                     to repeat a run
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -65,7 +65,7 @@ try() {
     say "$1"
     VEDETTA=https://127.0.0.1:$PORT SCHEMATHESIS_HOOKS=$PWD/tools/schemathesis_hooks.py PYTHONWARNINGS=ignore \
         "$VENV/bin/schemathesis" run "docs/openapi/$1.yaml" --url "https://127.0.0.1:$PORT/$1" --tls-verify false \
-        --phases examples,coverage,fuzzing --mode all --max-examples "${EXAMPLES:-200}" ${SEED:+--seed "$SEED"} \
+        --phases examples,coverage,fuzzing --mode all --max-examples "${EXAMPLES:-250}" ${SEED:+--seed "$SEED"} \
         --checks "$CHECKS" --continue-on-failure --no-color
 }
 

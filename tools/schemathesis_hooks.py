@@ -6,11 +6,13 @@ or the current password get the account's, so that some of them are right.
 
 import os
 import uuid
+import zlib
 
 import requests
 import schemathesis
 
 USERS = os.environ["VEDETTA"] + "/user_manager"
+AIRPORTS = os.environ["VEDETTA"] + "/data_collector"
 PASSWORD = "correct horse battery"
 ENDS = ("deleteAccount", "deleteAccountByEmail", "changePassword")
 
@@ -24,6 +26,10 @@ def account():
 
 
 shared = account()
+# So that there is something to change.
+requests.put(
+    AIRPORTS + "/interests/KJFK", json={}, headers={"Authorization": f"Bearer {shared[1]}"}, verify=False
+).raise_for_status()
 
 
 @schemathesis.auth(refresh_interval=None)
@@ -37,11 +43,14 @@ class Auth:
         case.headers = case.headers or {}
         case.headers["Authorization"] = f"Bearer {token}"
         body = case.body
-        if not isinstance(body, dict) or uuid.uuid4().int % 2:
+        # Half of them, the same ones when a run is repeated with its seed.
+        if not isinstance(body, dict) or zlib.crc32(repr(sorted(body.items(), key=str)).encode()) % 2:
             return
         operation = case.operation.definition.raw.get("operationId")
         if operation == "deleteAccountByEmail" and "email" in body:
             body["email"] = email
+        if operation in ("modifieTreshold", "modifyTreshold") and "icao" in body:
+            body["icao"] = "KJFK"
         if operation == "changePassword" and "current" in body:
             body["current"] = PASSWORD
             body.pop("email", None)

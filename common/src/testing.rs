@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -41,6 +40,17 @@ impl TestDb {
         let db = crate::db::connect_for_tests(&self.url);
         crate::on!(&db, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).expect("it can be done");
         db.close().await;
+    }
+
+    /// Changes its tables: several statements, in its own words.
+    pub async fn execute_all(&self, statements: String) {
+        let db = crate::db::connect_for_tests(&self.url);
+        let done = crate::on!(&db, |pool| sqlx::raw_sql(sqlx::AssertSqlSafe(statements))
+            .execute(pool)
+            .await
+            .map(|_| ()));
+        db.close().await;
+        done.expect("it can be done");
     }
 
     /// One number out of the database.
@@ -121,7 +131,7 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 /// What stops a server, and its end.
 type Serving = (CancellationToken, JoinHandle<Result<(), tonic::transport::Error>>);
 
-/// A user_manager as far as others ask it: it answers VerifyUser for those who were added.
+/// Somebody who answers VerifyUser, for those who were added.
 #[derive(Clone)]
 pub struct Directory {
     /// Where it listens, `http://host:port`.
@@ -145,7 +155,7 @@ impl Directory {
     fn serve(&self, listener: TcpListener) {
         let (service, stop) = (UsersServer::new(self.clone()), CancellationToken::new());
         let token = stop.clone();
-        let connections = TcpListenerStream::new(listener);
+        let connections = crate::http::connections(listener);
         let served = tokio::spawn(async move {
             tonic::transport::Server::builder()
                 .add_service(service)

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use icu_normalizer::ComposingNormalizerBorrowed;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
@@ -37,8 +36,7 @@ impl FromStr for Account {
     }
 }
 
-/// A mail address, in the form in which addresses are compared: lower-case, the domain in ASCII, composed letters (NFC, as
-/// RFC 6532 section 3.1 has it).
+/// A mail address, in the form in which addresses are compared: lower-case, the domain in ASCII.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Email(String);
@@ -67,8 +65,8 @@ impl FromStr for Email {
         if text.len() > 1024 {
             return refuse("is longer than 254 characters");
         }
-        // Lower-cased and composed first: that can lengthen a text and bring in characters that are not allowed.
-        let text = ComposingNormalizerBorrowed::new_nfc().normalize(&text.trim().to_lowercase()).into_owned();
+        // Lower-cased first: that can lengthen a text and bring in characters that are not allowed.
+        let text = text.trim().to_lowercase();
         let Some((local, domain)) = text.rsplit_once('@') else {
             return refuse("must look like name@domain");
         };
@@ -83,10 +81,6 @@ impl FromStr for Email {
         let Ok(domain) = idna::domain_to_ascii_strict(domain) else { return refuse("has an invalid domain") };
         let labels: Vec<&str> = domain.split('.').collect();
         if labels.len() < 2 || domain.len() > 253 || labels.iter().any(|l| l.is_empty() || l.len() > 63) {
-            return refuse("has an invalid domain");
-        }
-        // No top-level domain is a number (RFC 3696, section 2), but the end of an IPv4 address is.
-        if labels.last().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit())) {
             return refuse("has an invalid domain");
         }
         let address = format!("{local}@{domain}");
@@ -314,7 +308,6 @@ mod tests {
     fn addresses_are_compared_lower_cased_with_the_domain_in_ascii() {
         assert_eq!("Ada@Example.COM".parse::<Email>().unwrap().as_str(), "ada@example.com");
         assert_eq!("ada@bücher.example".parse::<Email>().unwrap().as_str(), "ada@xn--bcher-kva.example");
-        assert_eq!("jose\u{301}@example.com".parse::<Email>(), "jos\u{e9}@example.com".parse::<Email>());
         assert_eq!(format!("{:?}", "ada@example.com".parse::<Email>().unwrap()), "a***@example.com");
     }
 
@@ -337,7 +330,6 @@ mod tests {
             &format!("{}@example.com", "Ⱥ".repeat(32)),
             "ada@-.com",
             "ada@a..com",
-            "ada@192.0.2.1",
             "ada@[192.0.2.1]",
             "\"ada\"@example.com",
             "ada@exa_mple.com",

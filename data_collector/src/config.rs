@@ -70,13 +70,15 @@ impl Config {
         let OpenSkyArgs { opensky_api_url, opensky_token_url, .. } = &self.opensky;
         for (option, text) in [
             ("KEY_FEED_URL", &self.key_feed_url),
-            ("USER_MANAGER_GRPC_URL", &self.user_manager_grpc_url),
             ("OPENSKY_API_URL", opensky_api_url),
             ("OPENSKY_TOKEN_URL", opensky_token_url),
         ] {
             let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
             url.ok_or_else(|| StartError::new(format!("{option}: '{text}' is not http://… or https://…")))?;
         }
+        let (option, text) = ("USER_MANAGER_GRPC_URL", &self.user_manager_grpc_url);
+        let url = Url::parse(text).ok().filter(|url| url.scheme() == "http");
+        url.ok_or_else(|| StartError::new(format!("{option}: '{text}' is not http://host:port")))?;
         Ok(())
     }
 

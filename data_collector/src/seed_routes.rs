@@ -89,7 +89,7 @@ async fn subscribe(
     let user = state.user(caller, wanted.email.as_ref()).await?;
     let codes = wanted.interessi.distinct().map_err(Error::Invalid)?;
     let airports: Vec<Icao> = codes.iter().filter_map(|code| code.parse().ok()).collect();
-    state.must_exist(user.account, &airports).await?;
+    state.verify_for_new(user.account, &airports).await?;
     let mut results = Vec::new();
     for code in codes {
         let saved = async {

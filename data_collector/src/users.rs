@@ -12,8 +12,8 @@ use common::rpc::users::{User as FoundUser, VerifyUserRequest};
 use common::service::StartError;
 use common::types::{Account, Email, Icao};
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 use crate::State;
 use crate::error::Error;
@@ -50,7 +50,11 @@ impl Users {
         let mut request = Request::new(VerifyUserRequest { who: Some(who) });
         // So that user_manager does not go on with what nobody waits for any more.
         request.set_timeout(DEADLINE);
-        let answer = self.0.clone().verify_user(request).await.map_err(Error::UserManagerAway)?;
+        let mut users = self.0.clone();
+        // Over the connecting, too.
+        let answered = tokio::time::timeout(DEADLINE, users.verify_user(request)).await;
+        let answer = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        let answer = answer.map_err(Error::UserManagerAway)?;
         let user = |FoundUser { account, email }: FoundUser| {
             Ok::<_, anyhow::Error>(User { account: account.parse()?, email: email.parse()? })
         };
@@ -65,9 +69,9 @@ impl State {
         caller.with_body(email)?.identify(find).await
     }
 
-    /// Refuses an interest in any of these airports that would be new when the account is gone: its token may be good for a
+    /// Refuses interests in these airports when the account is gone, unless it has all of them: its token may be good for a
     /// while, and the message that tells us may be on its way.
-    pub(crate) async fn must_exist(&self, account: Account, airports: &[Icao]) -> Result<(), Error> {
+    pub(crate) async fn verify_for_new(&self, account: Account, airports: &[Icao]) -> Result<(), Error> {
         // Who was only named has just been looked up.
         if self.auth == Auth::Off {
             return Ok(());

@@ -122,6 +122,7 @@ async fn an_outage_opens_the_breaker_and_costs_nothing_but_time() {
 #[cfg(feature = "kafka")]
 mod binaries {
     use std::net::SocketAddr;
+    use std::time::Duration;
 
     use common::testing;
     use e2e::client::Client;
@@ -195,7 +196,7 @@ mod binaries {
         assert_eq!(five.stop().await.len(), 1, "exactly one mail, also in the end");
     }
 
-    /// Everything but user_manager and the gateway is away when an account is deleted.
+    /// Everything but user_manager, its database and the gateway is away when an account is deleted, Kafka too.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_deletion_is_complete_though_every_other_part_was_away() {
         e2e::away_from_midnight().await;
@@ -223,14 +224,22 @@ mod binaries {
         .await;
         five.kill("alert_system").await;
         five.kill("data_collector").await;
+        cluster.broker_down(-1).unwrap();
         let deleted = ada.client.call(Method::DELETE, "/user_manager/me", None).await;
         assert_eq!(deleted.status, StatusCode::NO_CONTENT);
+        e2e::eventually("the message to wait", async || {
+            (five.metric("user_manager", "outbox_waiting_messages").await >= 1.0).then_some(())
+        })
+        .await;
         // Who registers the address again is somebody else.
         let next = client.registered("ada@example.com").await;
 
+        // What waits must have waited for a while: a fresh letter is sent at once.
+        tokio::time::sleep(Duration::from_secs(11)).await;
         for name in ["data_collector", "alert_system", "notifier_system"] {
             five.start_one(name).await;
         }
+        cluster.broker_up(-1).unwrap();
         assert_eq!(mailbox.wait_for("eve@example.com", 2).await.len(), 2, "Eve's letter was not lost");
         let interests = e2e::eventually("the keys", async || {
             let answer = next.get("/data_collector/interests").await;

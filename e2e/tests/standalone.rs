@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use e2e::client::Client;
+use e2e::client::{Client, PASSWORD};
 use e2e::journey::Traveller;
 use e2e::mailbox::Mailbox;
 use e2e::process::Process;
@@ -87,6 +87,79 @@ async fn killed_in_the_first_collection_it_loses_nothing() {
     let status = ada.get("/data_collector/status").await.body;
     assert_eq!(status["waiting"], 0, "{status}");
     assert_eq!(running.stop().await, Some(0));
+}
+
+/// The assignment's requests as its collections send them: no token, the email says who asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_classroom_mode_the_assignments_requests_run_as_they_are() {
+    e2e::away_from_midnight().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mailbox = Mailbox(folder.path().join("mail"));
+    let standalone = start(folder.path(), &["--auth=off"]);
+    let port = standalone.prints("https://localhost:").await;
+    let anyone = Client::of(format!("127.0.0.1:{port}").parse().unwrap());
+    e2e::eventually("the gateway to serve", async || {
+        let answer = anyone.get("/user_manager/openapi.json").await;
+        (answer.status == StatusCode::OK).then_some(())
+    })
+    .await;
+    assert!(standalone.output().contains("AUTH=off: no token is asked for; anybody may be anyone"));
+    let ask = async |method, path: &str, body, status: u16| {
+        let answer = anyone.call(method, path, Some(body)).await;
+        assert_eq!(answer.status.as_u16(), status, "{path}: {answer:?}");
+        answer.body
+    };
+    let person = json!({"id": "{{$uuid}}", "email": "ada@example.com", "name": "Ada", "surname": "Example"});
+    let ada = ask(Method::POST, "/user_manager/register", person.clone(), 201).await;
+    assert_eq!(ask(Method::POST, "/user_manager/register", person, 201).await, ada);
+    let wanted = json!({"email": "ada@example.com", "interessi": ["KJFK", "KBOS"], "high_value": 200});
+    let made = ask(Method::POST, "/data_collector/subscribeInterest", wanted, 200).await;
+    assert_eq!((&made["results"][0]["status"], &made["results"][1]["status"]), (&json!(201), &json!(201)));
+    let change = json!({"email": "ada@example.com", "icao": "KBOS", "low_value": 0, "high_value": 100000});
+    ask(Method::POST, "/data_collector/modifieTreshold", change, 200).await;
+    let mail = mailbox.wait_for("ada@example.com", 1).await.remove(0);
+    assert!(mail.subject.starts_with("KJFK: "), "{mail:?}");
+    for path in [
+        "/data_collector/flights/info?icao=KJFK",
+        "/data_collector/flights/last?airport=KJFK&type=arrival",
+        "/data_collector/flights/average?airport=KJFK&days=3&type=departure",
+    ] {
+        assert_eq!(anyone.get(path).await.status, StatusCode::OK, "{path}");
+    }
+    let removal = json!({"email": "ada@example.com", "interessi": "KBOS"});
+    ask(Method::DELETE, "/data_collector/removeInterest", removal, 200).await;
+    let stranger = json!({"email": "eve@example.com", "interessi": "KBOS"});
+    ask(Method::POST, "/data_collector/subscribeInterest", stranger, 404).await;
+    ask(Method::DELETE, "/user_manager/delete", json!({"email": "ada@example.com"}), 204).await;
+    let gone = json!({"email": "ada@example.com", "interessi": "KJFK"});
+    ask(Method::POST, "/data_collector/subscribeInterest", gone, 404).await;
+    assert_eq!(standalone.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_confirmed_by_the_link_in_its_mail() {
+    let folder = tempfile::tempdir().unwrap();
+    let mailbox = Mailbox(folder.path().join("mail"));
+    let standalone = start(folder.path(), &["--confirm-email=on"]);
+    let anyone = client(&standalone).await;
+    let person =
+        json!({"email": "ada@example.com", "name": "Ada", "surname": "Example", "password": PASSWORD});
+    let registered = anyone.call(Method::POST, "/user_manager/register", Some(person)).await;
+    assert_eq!((registered.status, &registered.body["confirmed"]), (StatusCode::CREATED, &json!(false)));
+    let mail = mailbox.wait_for("ada@example.com", 1).await.remove(0);
+    assert_eq!(mail.subject, "Confirm your address for Vedetta");
+    assert_eq!(mail.request_id, registered.request_id);
+    let login = json!({"email": "ada@example.com", "password": PASSWORD});
+    let refused = anyone.call(Method::POST, "/user_manager/login", Some(login)).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    // The link leads to where the gateway listens.
+    let link = mail.body.lines().find_map(|line| line.trim().strip_prefix("https://localhost:")).unwrap();
+    let (port, path) = link.split_once('/').unwrap();
+    assert_eq!(port, standalone.prints("https://localhost:").await);
+    assert_eq!(anyone.get(&format!("/{path}")).await.status, StatusCode::OK);
+    let ada = anyone.logged_in("ada@example.com").await;
+    assert_eq!(ada.get("/user_manager/me").await.body["confirmed"], true);
+    assert_eq!(standalone.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

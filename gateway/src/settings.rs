@@ -220,7 +220,11 @@ impl Default for Settings {
                         (Method::GET, "/confirm"),
                         (Method::GET, "/openapi.json"),
                     ]),
-                    costly: operations(&[(Method::POST, "/register"), (Method::POST, "/login")]),
+                    costly: operations(&[
+                        (Method::POST, "/register"),
+                        (Method::POST, "/login"),
+                        (Method::POST, "/password"),
+                    ]),
                     ..RouteSettings::new("/user_manager/", 0)
                 },
                 RouteSettings {

@@ -4,6 +4,7 @@
 //! `main → App → mail, mailer, store`.
 
 mod config;
+mod deletions;
 mod mail;
 mod mailer;
 mod store;
@@ -23,11 +24,12 @@ use common::service::{Parts, StartError, Tasks, bind, local_addr};
 use common::telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, MailArgs};
 
+use crate::deletions::Deletions;
 use crate::mail::Composer;
 use crate::mailer::Mailer;
 use crate::store::{Leave, Store};
@@ -49,6 +51,8 @@ pub struct App {
     admin: Router,
     letters: Consumer,
     forgotten: Consumer,
+    bus: Bus,
+    known: watch::Sender<bool>,
     notifier: Notifier,
 }
 
@@ -72,12 +76,14 @@ impl App {
         let mut metrics = Metrics::new("notifier_system", &config.node.node);
         let letters = Consumer::new(bus.clone(), GROUP, &mut metrics);
         let forgotten = letters.clone();
+        let (known, deletions) = Deletions::unknown();
         let notifier = Notifier {
             store: Store::new(db, &config.node.node),
             mailer: Arc::new(mailer),
             places: Arc::new(Semaphore::new(MAILS_AT_ONCE)),
             composer: Arc::new(Composer { from, public_url: config.public_url }),
             clock: parts.clock,
+            deletions,
             sent: Counter::default(),
             unrecorded: Counter::default(),
         };
@@ -85,7 +91,7 @@ impl App {
         let help = "Attempts to record a sent mail that failed and are repeated";
         metrics.register("failed_recordings", help, notifier.unrecorded.clone());
         let ready = {
-            let store = notifier.store.clone();
+            let (bus, store) = (bus.clone(), notifier.store.clone());
             ready_when(move || {
                 let (bus, store) = (bus.clone(), store.clone());
                 async move {
@@ -95,7 +101,7 @@ impl App {
             })
         };
         let admin = admin(Admin { metrics: Arc::new(metrics), ready });
-        Ok(App { admin_listener, admin_addr, admin, letters, forgotten, notifier })
+        Ok(App { admin_listener, admin_addr, admin, letters, forgotten, bus, known, notifier })
     }
 
     /// Where the admin port listens.
@@ -113,9 +119,11 @@ impl App {
         let store = self.notifier.store.clone();
         let forgotten = self.forgotten.clone();
         tasks.spawn(forgotten.run(token.clone(), move |delivery| forget(store.clone(), delivery)));
+        let (keeper, keeper_token) = (self.forgotten.clone(), token.clone());
+        tasks.spawn_endless(deletions::keep_known(self.known, keeper, self.bus, keeper_token));
         let (forgotten, letters, notifier) = (self.forgotten, self.letters, self.notifier);
         tasks.spawn(async move {
-            // Who was forgotten while nobody read the bus gets none of the letters that waited there, too.
+            // Who was forgotten while nobody read the bus gets none of the letters that waited there.
             forgotten.caught_up::<UserForgotten>(&token).await;
             letters.run(token, move |delivery| notifier.clone().notify(delivery)).await
         });
@@ -147,6 +155,7 @@ struct Notifier {
     places: Arc<Semaphore>,
     composer: Arc<Composer>,
     clock: Clock,
+    deletions: Deletions,
     sent: Counter,
     unrecorded: Counter,
 }
@@ -163,7 +172,10 @@ impl Notifier {
     }
 
     async fn notify(self, delivery: Delivery<Letter>) -> Result<(), Failure> {
-        let Delivery { message: letter, trace } = delivery;
+        let Delivery { message: letter, trace, written_at } = delivery;
+        if !self.deletions.before(written_at, self.clock.now()).await {
+            return Err(Failure::Retry(anyhow::anyhow!("the service stops")));
+        }
         let mail = self
             .composer
             .compose(&letter, &trace, self.clock.now())

@@ -6,7 +6,8 @@ CREATE TABLE account_user (
     surname TEXT NOT NULL,
     password_hash TEXT,
     tokens_not_before BIGINT NOT NULL,
-    confirmed_at BIGINT,
+    -- An earlier version that still runs beside this one names no value: its accounts are confirmed.
+    confirmed_at BIGINT DEFAULT 0,
     created_at BIGINT NOT NULL
 );
 INSERT INTO account_user (account, email, name, surname, password_hash, tokens_not_before, confirmed_at, created_at)

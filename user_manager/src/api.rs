@@ -14,6 +14,7 @@ use common::types::{Account, Email, Invalid};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Confirmation;
 use crate::error::Error;
 use crate::password::Password;
 use crate::registration::{confirm, register};
@@ -58,9 +59,16 @@ impl State {
         self.auth == Auth::Required
     }
 
+    /// Whether somebody whose address is not confirmed is a user all the same.
+    pub(crate) fn counts_unconfirmed(&self) -> bool {
+        self.confirmation == Confirmation::Ignored
+    }
+
     /// The user that the caller is.
     async fn user(&self, caller: Caller) -> Result<User, Problem> {
-        let find = async |email: &Email| self.store.user_by_email(email).await.map_err(Error::from);
+        let find = async |email: &Email| {
+            self.store.user_by_email(email, self.counts_unconfirmed()).await.map_err(Error::from)
+        };
         caller.identify(find).await
     }
 }
@@ -115,7 +123,7 @@ async fn login(
         (Some(password), _) => state.passwords.matches(password, stored).await?,
     };
     let person = person.filter(|_| matches).ok_or(Error::WrongCredentials)?;
-    if person.confirmed_at.is_none() {
+    if person.confirmed_at.is_none() && !state.counts_unconfirmed() {
         return Err(Error::Unconfirmed);
     }
     let issued_at = now.max(person.tokens_not_before);

@@ -45,20 +45,28 @@ pub struct Config {
     pub bus: BusArgs,
 }
 
+/// What becomes of an account's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    /// It counts when the link in a mail was opened.
+    Asked,
+    /// It counts at once.
+    Assumed,
+    /// It does not matter, and does not count where it will (AUTH=off).
+    Ignored,
+}
+
 impl Config {
-    /// Whether an account can log in only after the link in a mail was opened; says so in the log.
-    pub(crate) fn confirms(&self) -> Result<bool, StartError> {
-        let (confirms, why) = match (self.auth, self.confirm.confirm_email) {
-            (Auth::Off, _) => (false, "AUTH=off"),
-            (_, Confirm::On) => (true, "CONFIRM_EMAIL=on"),
-            (_, Confirm::Off) => (false, "CONFIRM_EMAIL=off"),
-            (_, Confirm::Auto) => match self.confirm.mails_leave()? {
-                true => (true, "mails go to a server"),
-                false => (false, "mails go to a folder"),
-            },
-        };
-        tracing::info!(confirms, why, "confirmation of addresses");
-        Ok(confirms)
+    /// What becomes of addresses, and why.
+    pub(crate) fn confirmation(&self) -> Result<(Confirmation, &'static str), StartError> {
+        let mails_leave = self.confirm.mails_leave()?;
+        Ok(match (self.auth, self.confirm.confirm_email, mails_leave) {
+            (Auth::Off, _, _) => (Confirmation::Ignored, "AUTH=off"),
+            (_, Confirm::On, _) => (Confirmation::Asked, "CONFIRM_EMAIL=on"),
+            (_, Confirm::Off, _) => (Confirmation::Assumed, "CONFIRM_EMAIL=off"),
+            (_, Confirm::Auto, true) => (Confirmation::Asked, "mails go to a server"),
+            (_, Confirm::Auto, false) => (Confirmation::Assumed, "mails go to a folder"),
+        })
     }
 }
 
@@ -99,9 +107,9 @@ impl ConfirmArgs {
         let Some(url) = url else {
             return Ok(self.gmail_user.as_ref().is_some_and(|user| !user.trim().is_empty()));
         };
-        match url.expose_secret().split_once(':').map(|(scheme, _)| scheme) {
-            Some("smtp" | "smtps") => Ok(true),
-            Some("file") => Ok(false),
+        match url.expose_secret() {
+            url if url.starts_with("smtp://") || url.starts_with("smtps://") => Ok(true),
+            url if url.starts_with("file:") => Ok(false),
             _ => Err(StartError::new("MAIL_URL must be smtp://…, smtps://… or file:FOLDER")),
         }
     }
@@ -160,27 +168,31 @@ mod tests {
         config: Config,
     }
 
-    fn confirms(options: &[&str]) -> Result<bool, StartError> {
-        Cli::parse_from([&["user_manager"], options].concat()).config.confirms()
+    fn confirmation(options: &[&str]) -> Result<Confirmation, StartError> {
+        let config = Cli::parse_from([&["user_manager"], options].concat()).config;
+        config.confirmation().map(|(confirmation, _)| confirmation)
     }
 
     #[test]
     fn addresses_are_confirmed_exactly_when_mails_leave() {
+        use Confirmation::{Asked, Assumed, Ignored};
         for (options, expected) in [
-            (&[][..], false),
-            (&["--mail-url=file:mail"], false),
-            (&["--mail-url=smtp://mail.example.com"], true),
-            (&["--mail-url=smtps://ada:hush@mail.example.com"], true),
-            (&["--gmail-user=ada@example.com"], true),
-            (&["--gmail-user= "], false),
-            (&["--gmail-user=ada@example.com", "--mail-url=file:mail"], false),
-            (&["--confirm-email=on", "--mail-url=file:mail"], true),
-            (&["--confirm-email=off", "--mail-url=smtp://mail.example.com"], false),
-            (&["--auth=off", "--confirm-email=on"], false),
+            (&[][..], Assumed),
+            (&["--mail-url=file:mail"], Assumed),
+            (&["--mail-url=smtp://mail.example.com"], Asked),
+            (&["--mail-url=smtps://ada:hush@mail.example.com"], Asked),
+            (&["--gmail-user=ada@example.com"], Asked),
+            (&["--gmail-user= "], Assumed),
+            (&["--gmail-user=ada@example.com", "--mail-url=file:mail"], Assumed),
+            (&["--confirm-email=on", "--mail-url=file:mail"], Asked),
+            (&["--confirm-email=off", "--mail-url=smtp://mail.example.com"], Assumed),
+            (&["--auth=off", "--confirm-email=on"], Ignored),
         ] {
-            assert_eq!(confirms(options).unwrap(), expected, "{options:?}");
+            assert_eq!(confirmation(options).unwrap(), expected, "{options:?}");
         }
-        let wrong = confirms(&["--mail-url=hush"]).unwrap_err().to_string();
-        assert!(wrong.contains("MAIL_URL") && !wrong.contains("hush"), "{wrong}");
+        for wrong in [&["--mail-url=hush"][..], &["--mail-url=smtp:hush", "--confirm-email=off"]] {
+            let wrong = confirmation(wrong).unwrap_err().to_string();
+            assert!(wrong.contains("MAIL_URL") && !wrong.contains("hush"), "{wrong}");
+        }
     }
 }

@@ -35,6 +35,7 @@ use url::Url;
 
 pub use config::{Config, Confirm, ConfirmArgs, KeyArgs};
 
+use crate::config::Confirmation;
 use crate::password::Passwords;
 use crate::registration::Links;
 use crate::store::Store;
@@ -60,8 +61,7 @@ pub(crate) struct State {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) verifier: Verifier,
     pub(crate) auth: Auth,
-    /// Whether an account waits for its address to be confirmed.
-    pub(crate) confirms: bool,
+    pub(crate) confirmation: Confirmation,
     pub(crate) links: Links,
     /// The description of the API, as JSON.
     pub(crate) openapi: Bytes,
@@ -86,7 +86,8 @@ pub struct App {
 impl App {
     /// Opens the database, makes the first signing key if there is none, and binds the ports.
     pub async fn build(config: Config, parts: Parts) -> anyhow::Result<App> {
-        let confirms = config.confirms()?;
+        let (confirmation, why) = config.confirmation()?;
+        tracing::info!(?confirmation, why, "what becomes of addresses");
         config.auth.warn_when_off();
         let vault = Arc::new(Vault::new(config.keys.encryption_keys()?.as_ref())?);
         let database_url = config.database.url()?;
@@ -102,7 +103,7 @@ impl App {
         let relay = Relay::new(db.clone(), bus.clone(), &config.node.node, &mut metrics);
         let store = Store::new(db);
         let now = parts.clock.now();
-        let tokens = Tokens::open(&store, vault.clone(), config.keys.key_rotation, now)
+        let tokens = Tokens::open(&store, vault.clone(), &config, now)
             .await
             .context("the signing keys cannot be read")?;
         let links = Links::open(&store, &vault, &config.public_url).await?;
@@ -110,10 +111,10 @@ impl App {
             verifier: Verifier::new(parts.clock.clone()),
             clock: parts.clock,
             store,
-            passwords: Passwords::new()?,
+            passwords: Passwords::new(&mut metrics)?,
             tokens: Arc::new(tokens),
             auth: config.auth,
-            confirms,
+            confirmation,
             links,
             openapi: openapi(include_str!("../../docs/openapi/user_manager.yaml"))?,
             outbox: relay.wake(),
@@ -172,7 +173,8 @@ impl App {
         let mut tasks = Tasks::new(&token);
         let token = tasks.token();
         tasks.spawn(serve(self.listener, api, token.clone()));
-        tasks.spawn(rpc::serve(self.grpc_listener, state.store.clone(), token.clone()));
+        let (grpc_listener, grpc_state, grpc_token) = (self.grpc_listener, state.clone(), token.clone());
+        tasks.spawn(async move { rpc::serve(grpc_listener, &grpc_state, grpc_token).await });
         tasks.spawn(serve(self.admin_listener, admin, token.clone()));
         tasks.spawn_endless(keep_pruned(state.clone(), token.clone()));
         tasks.spawn_endless(tokens::keep_fresh(state, token.clone()));
@@ -187,7 +189,10 @@ impl App {
 
 async fn keep_pruned(state: State, token: CancellationToken) {
     loop {
-        match state.store.prune(state.clock.now()).await {
+        // In the classroom nobody is asked to confirm, so nobody is late.
+        let confirmed_until =
+            if state.asks_for_tokens() { state.clock.now() - store::CONFIRM_WITHIN } else { i64::MIN };
+        match state.store.prune(state.clock.now(), confirmed_until).await {
             Ok(()) => state.outbox.notify_one(),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "old accounts and keys were not removed");

@@ -7,7 +7,9 @@ use std::time::Duration;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use common::telemetry::Metrics;
 use common::types::Invalid;
+use prometheus_client::metrics::counter::Counter;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -50,19 +52,39 @@ pub(crate) struct Passwords {
     argon: Argon2<'static>,
     /// The hash of no password, checked when there is no account, so that it takes as long as when there is one.
     nobody: Arc<str>,
+    hashed: Counter,
+    refused: Counter,
 }
 
 impl Passwords {
     /// With OWASP's parameters for Argon2id (Password Storage Cheat Sheet): 19 MiB, two passes, one lane. As many hashes at
     /// once as there are cores.
-    pub(crate) fn new() -> anyhow::Result<Passwords> {
+    pub(crate) fn new(metrics: &mut Metrics) -> anyhow::Result<Passwords> {
+        let at_once = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_AT_ONCE);
+        let passwords = Passwords::sized(at_once, WAITING)?;
+        let help = "Passwords hashed or compared; who does not exist is compared, too";
+        metrics.register("hashed_passwords", help, passwords.hashed.clone());
+        metrics.register(
+            "refused_passwords",
+            "Requests that were not let into the queue",
+            passwords.refused.clone(),
+        );
+        Ok(passwords)
+    }
+
+    fn sized(at_once: usize, waiting: usize) -> anyhow::Result<Passwords> {
         let params =
             Params::new(19 * 1024, 2, 1, None).map_err(|error| anyhow::anyhow!("argon2: {error}"))?;
         let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let nobody = hash(&argon, uuid::Uuid::new_v4().as_bytes())?;
-        let at_once = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_AT_ONCE);
-        let (places, queue) = (Semaphore::new(at_once), Semaphore::new(at_once + WAITING));
-        Ok(Passwords { places: Arc::new(places), queue: Arc::new(queue), argon, nobody: nobody.into() })
+        Ok(Passwords {
+            places: Arc::new(Semaphore::new(at_once)),
+            queue: Arc::new(Semaphore::new(at_once + waiting)),
+            argon,
+            nobody: nobody.into(),
+            hashed: Counter::default(),
+            refused: Counter::default(),
+        })
     }
 
     /// The PHC string to store.
@@ -92,7 +114,7 @@ impl Passwords {
     }
 
     /// Whether `password` is the one of `hash`.
-    pub(crate) async fn is(&self, password: &Password, hash: String) -> Result<bool, Error> {
+    pub(crate) async fn is_of(&self, password: &Password, hash: String) -> Result<bool, Error> {
         self.matches(&password.0, Some(hash)).await
     }
 
@@ -100,9 +122,13 @@ impl Passwords {
         &self,
         work: impl FnOnce(&Argon2<'static>) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let _waiting = self.queue.try_acquire().map_err(|_| Error::Busy)?;
+        let _waiting = self.queue.try_acquire().map_err(|_| {
+            self.refused.inc();
+            Error::Busy
+        })?;
         let turn = tokio::time::timeout(PATIENCE, self.places.clone().acquire_owned());
         let place = turn.await.map_err(|_| Error::Busy)?.map_err(anyhow::Error::from)?;
+        self.hashed.inc();
         let argon = self.argon.clone();
         let done = tokio::task::spawn_blocking(move || {
             // Held until the work is done, even if the request is gone.
@@ -115,4 +141,61 @@ impl Passwords {
 
 fn hash(argon: &Argon2<'_>, password: &[u8]) -> anyhow::Result<String> {
     Ok(argon.hash_password(password).map_err(|error| anyhow::anyhow!("argon2: {error}"))?.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn password(text: &str) -> Password {
+        text.to_owned().try_into().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_password_matches_its_hash_and_nobodys_never() {
+        let passwords = Passwords::sized(1, 1).unwrap();
+        let hash = passwords.hash(&password("correct horse")).await.unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        let matches = async |text: &str, hash: Option<&str>| {
+            passwords.matches(&text.to_owned().into(), hash.map(str::to_owned)).await.unwrap()
+        };
+        assert!(matches("correct horse", Some(&hash)).await);
+        assert!(!matches("wrong horse", Some(&hash)).await);
+        assert!(!matches("correct horse", None).await);
+        // Each comparison has hashed: that takes the time which must not tell who exists.
+        assert_eq!(passwords.hashed.get(), 4);
+        assert!(!matches(&"x".repeat(LONGEST + 1), Some(&hash)).await);
+        assert_eq!(passwords.hashed.get(), 5);
+    }
+
+    #[tokio::test]
+    async fn whoever_finds_the_queue_full_is_sent_away_at_once() {
+        let passwords = Passwords::sized(1, 2).unwrap();
+        let turn = passwords.places.clone().acquire_owned().await.unwrap();
+        let first = password("correct horse");
+        let ask = || Box::pin(passwords.hash(&first));
+        let (mut one, mut two, mut three) = (ask(), ask(), ask());
+        for waits in [&mut one, &mut two, &mut three] {
+            assert!(waits.as_mut().now_or_never().is_none());
+        }
+        assert!(matches!(ask().now_or_never(), Some(Err(Error::Busy))));
+        assert_eq!((passwords.hashed.get(), passwords.refused.get()), (0, 1));
+        // Who gives up makes room for another.
+        drop(three);
+        let mut four = ask();
+        assert!(four.as_mut().now_or_never().is_none());
+        drop(turn);
+        for waited in [one, two, four] {
+            waited.await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_ten_seconds_for_a_turn() {
+        let passwords = Passwords::sized(1, 1).unwrap();
+        let _turn = passwords.places.clone().acquire_owned().await.unwrap();
+        assert!(matches!(passwords.hash(&password("correct horse")).await, Err(Error::Busy)));
+    }
 }

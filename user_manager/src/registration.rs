@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::Extension;
 use axum::extract::State as Shared;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use common::clock::rfc3339;
 use common::http::{Json, Query};
@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::State;
 use crate::api::Profile;
+use crate::config::Confirmation;
 use crate::error::Error;
 use crate::password::Password;
 use crate::store::{CONFIRM_WITHIN, Earlier, Person, Registration, Store};
@@ -65,10 +66,26 @@ impl TryFrom<String> for Name {
     }
 }
 
+/// An address that mail can go to. No top-level domain is a number (RFC 3696, section 2), as the end of an IPv4 address is.
+#[derive(Deserialize)]
+#[serde(try_from = "Email")]
+struct Reachable(Email);
+
+impl TryFrom<Email> for Reachable {
+    type Error = Invalid;
+    fn try_from(email: Email) -> Result<Reachable, Invalid> {
+        let top = email.as_str().rsplit('.').next().unwrap_or_default();
+        match top.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => Err(Invalid("email has an invalid domain".into())),
+            false => Ok(Reachable(email)),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 pub(crate) struct Body {
     id: Option<String>,
-    email: Email,
+    email: Reachable,
     name: Name,
     surname: Name,
     password: Option<Password>,
@@ -87,7 +104,7 @@ pub(crate) async fn register(
         Some(password) => {
             // A repetition needs no hash but a comparison.
             if let Some(key) = &key
-                && let Some(earlier) = state.store.earlier(&body.email, key, state.clock.now()).await?
+                && let Some(earlier) = state.store.earlier(&body.email.0, key, state.clock.now()).await?
             {
                 return replay(&state, &body, earlier).await;
             }
@@ -97,15 +114,15 @@ pub(crate) async fn register(
     let now = state.clock.now();
     let person = Person {
         account: Account::new_random(),
-        email: body.email.clone(),
+        email: body.email.0.clone(),
         name: body.name.0.clone(),
         surname: body.surname.0.clone(),
         password_hash,
         tokens_not_before: 0,
-        confirmed_at: (!state.confirms).then_some(now),
+        confirmed_at: (state.confirmation == Confirmation::Assumed).then_some(now),
         created_at: now,
     };
-    let mail = state.confirms.then(|| state.links.mail(&person));
+    let mail = (state.confirmation == Confirmation::Asked).then(|| state.links.mail(&person));
     let answer = serde_json::to_string(&Profile::from(person.clone())).map_err(anyhow::Error::from)?;
     let registration =
         Registration { person: &person, key: key.as_ref(), answer: &answer, mail: mail.as_ref() };
@@ -132,7 +149,7 @@ async fn replay(state: &State, body: &Body, earlier: Earlier) -> Result<Response
     let names: Names = serde_json::from_str(&earlier.answer).map_err(anyhow::Error::from)?;
     let same_names = names.name == body.name.0 && names.surname == body.surname.0;
     let same_password = match (&body.password, earlier.password_hash) {
-        (Some(password), Some(hash)) => state.passwords.is(password, hash).await?,
+        (Some(password), Some(hash)) => state.passwords.is_of(password, hash).await?,
         (password, hash) => password.is_none() && hash.is_none(),
     };
     if !(same_names && same_password) {
@@ -180,7 +197,7 @@ impl Links {
              flights at an airport is above or below what they asked for.\n\n\
              If it was you, open this link to confirm the address:\n\n\
              {}/user_manager/confirm?token={token}\n\n\
-             It works until {until}. If it was not you, do nothing: without the link nobody can log in,\n\
+             It works until {until}. If it was not you, do not open it: without it nobody can log in,\n\
              no alert is sent here, and the registration goes by itself.\n",
             self.base
         );
@@ -205,12 +222,14 @@ pub(crate) struct Link {
     token: String,
 }
 
+/// Opening the link confirms; asking for its head (which `GET` answers, too) changes nothing.
 pub(crate) async fn confirm(
     Shared(state): Shared<State>,
+    method: Method,
     Query(link): Query<Link>,
 ) -> Result<Html<&'static str>, Error> {
     let account: Account = state.links.signer.verify(&link.token)?.parse()?;
-    if !state.store.confirm(account, state.clock.now()).await? {
+    if method == Method::GET && !state.store.confirm(account, state.clock.now()).await? {
         return Err(Error::LinkExpired);
     }
     tracing::info!(%account, "confirmed");

@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use common::auth::User;
 use common::db::is_passing;
+use common::http::connections;
 use common::rpc::users::users_server::{Users, UsersServer};
 use common::rpc::users::verify_user_request::Who;
 use common::rpc::users::{User as FoundUser, VerifyUserRequest, VerifyUserResponse};
 use common::types::Invalid;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
+use crate::State;
 use crate::store::Store;
 
 /// How long a call may take; a caller with less time says so (`grpc-timeout`).
@@ -23,12 +26,18 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const STREAMS: u32 = 256;
 /// How often a silent connection is asked whether it is still there, and how long it may take to answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// How long calls in flight may take when the service is to stop.
+const LAST_CALLS: Duration = Duration::from_secs(2);
 /// The largest request, in bytes.
 const REQUEST_LIMIT: usize = 4096;
 /// How often the health service learns whether the database answers.
 const LOOK: Duration = Duration::from_secs(5);
 
-struct Verification(Store);
+struct Verification {
+    store: Store,
+    /// Whether somebody whose address is not confirmed is a user all the same.
+    counts_unconfirmed: bool,
+}
 
 #[tonic::async_trait]
 impl Users for Verification {
@@ -38,8 +47,12 @@ impl Users for Verification {
     ) -> Result<Response<VerifyUserResponse>, Status> {
         let refuse = |error: Invalid| Status::invalid_argument(error.to_string());
         let found = match request.into_inner().who {
-            Some(Who::Account(account)) => self.0.user(account.parse().map_err(refuse)?).await,
-            Some(Who::Email(email)) => self.0.user_by_email(&email.parse().map_err(refuse)?).await,
+            Some(Who::Account(account)) => {
+                self.store.user(account.parse().map_err(refuse)?, self.counts_unconfirmed).await
+            }
+            Some(Who::Email(email)) => {
+                self.store.user_by_email(&email.parse().map_err(refuse)?, self.counts_unconfirmed).await
+            }
             None => return Err(Status::invalid_argument("account or email must be there")),
         };
         let user = found.map_err(|error| failed(&error))?.map(|User { account, email }| FoundUser {
@@ -58,37 +71,50 @@ fn failed(error: &anyhow::Error) -> Status {
     }
 }
 
-/// Serves until cancelled; calls in flight are finished.
+/// Serves until cancelled; calls in flight are finished, for which there are [`LAST_CALLS`].
 pub(crate) async fn serve(
     listener: TcpListener,
-    store: Store,
+    state: &State,
     token: CancellationToken,
 ) -> anyhow::Result<()> {
     let (reporter, health) = health_reporter();
-    reporter.set_serving::<UsersServer<Verification>>().await;
-    let users = UsersServer::new(Verification(store.clone())).max_decoding_message_size(REQUEST_LIMIT);
+    let (store, counts_unconfirmed) = (state.store.clone(), state.counts_unconfirmed());
+    let users = UsersServer::new(Verification { store: store.clone(), counts_unconfirmed })
+        .max_decoding_message_size(REQUEST_LIMIT);
+    report(&reporter, true).await;
     let watching = tokio::spawn(report_health(reporter, store, token.clone()));
-    Server::builder()
+    let serving = Server::builder()
         .timeout(DEADLINE)
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .add_service(health)
         .add_service(users)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), token.cancelled())
-        .await?;
+        .serve_with_incoming_shutdown(connections(listener), token.cancelled());
+    let late = async {
+        token.cancelled().await;
+        tokio::time::sleep(LAST_CALLS).await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        // Somebody who watches the health service, or says nothing, is not waited for.
+        () = late => {}
+    }
     Ok(watching.await?)
 }
 
 /// Tells the health service what the database says; at the end, that nothing is served any more.
 async fn report_health(reporter: HealthReporter, store: Store, token: CancellationToken) {
-    loop {
-        match store.ping().await {
-            Ok(()) => reporter.set_serving::<UsersServer<Verification>>().await,
-            Err(_) => reporter.set_not_serving::<UsersServer<Verification>>().await,
-        }
-        if token.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
-            return reporter.set_not_serving::<UsersServer<Verification>>().await;
-        }
+    while token.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        report(&reporter, store.ping().await.is_ok()).await;
+    }
+    report(&reporter, false).await;
+}
+
+/// Of this service, and of the server as a whole, for those who ask without a name.
+async fn report(reporter: &HealthReporter, serves: bool) {
+    let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in ["", <UsersServer<Verification> as NamedService>::NAME] {
+        reporter.set_service_status(name, status).await;
     }
 }

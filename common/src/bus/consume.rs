@@ -29,6 +29,8 @@ pub struct Delivery<M> {
     pub message: M,
     /// The request that caused it.
     pub trace: Trace,
+    /// When it was put on the bus, Unix seconds by the writer's clock.
+    pub written_at: i64,
 }
 
 /// Why a message was not handled.
@@ -98,17 +100,20 @@ impl Consumer {
     /// Waits until this group, by whichever of its readers, has handled what `M`'s topic holds now; or until cancelled.
     pub async fn caught_up<M: Message>(&self, token: &CancellationToken) {
         self.bus.ensure_topics(&[M::TOPIC], token).await;
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut ends = None;
-        while !token.is_cancelled() {
-            match self.has_caught_up(M::TOPIC, &mut ends).await {
+        while let Some(asked) = token.run_until_cancelled(self.has_caught_up(M::TOPIC, &mut ends)).await {
+            let wait = backoff.next_wait();
+            match asked {
                 Ok(true) => return,
-                Ok(false) => {}
+                // Most often it is a matter of milliseconds.
+                Ok(false) if wait < Duration::from_secs(1) => {}
+                Ok(false) => tracing::info!(topic = M::TOPIC, group = self.group, "still to be read"),
                 Err(error) => {
                     tracing::warn!(topic = M::TOPIC, %error, "the bus cannot be asked; trying again");
                 }
             }
-            token.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await;
+            token.run_until_cancelled(tokio::time::sleep(wait)).await;
         }
     }
 
@@ -167,7 +172,8 @@ impl Consumer {
             while !token.is_cancelled() {
                 let outcome = match parse::<M>(envelope) {
                     Ok(message) => {
-                        let delivery = Delivery { message, trace: trace.clone() };
+                        let written_at = envelope.written_at;
+                        let delivery = Delivery { message, trace: trace.clone(), written_at };
                         // In a block of its own: `handle` may panic before it has made its future.
                         guarded(async { handle(delivery).await }).await
                     }
@@ -262,6 +268,7 @@ mod tests {
         let envelope = |partition, offset| Envelope {
             partition,
             offset,
+            written_at: 0,
             record: Record {
                 topic: "t".into(),
                 key: "k".into(),

@@ -185,7 +185,12 @@ impl Kafka {
         let fetched = tokio::task::spawn_blocking(move || {
             let client = producer.client();
             let metadata = client.fetch_metadata(Some(&topic), REQUEST)?;
-            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            // A broker that has just started may not know the topic yet; that is not a topic without partitions.
+            let known =
+                metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+            let known = known.filter(|known| !known.partitions().is_empty());
+            let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+            let partitions = known.ok_or(unknown)?.partitions().iter();
             let end = |partition: i32| {
                 let (_, next) = client.fetch_watermarks(&topic, partition, REQUEST)?;
                 Ok(Position { partition, next })
@@ -214,8 +219,12 @@ impl Kafka {
                 let committed = committed.find_partition(&topic, end.partition);
                 let committed = committed
                     .is_some_and(|found| matches!(found.offset(), Offset::Offset(next) if next >= end.next));
-                // What is there no more needs nobody to read it.
-                if !committed && asking.fetch_watermarks(&topic, end.partition, REQUEST)?.0 < end.next {
+                if committed {
+                    continue;
+                }
+                // What is there no more, or was never in the topic as it is now, needs nobody to read it.
+                let (low, high) = asking.fetch_watermarks(&topic, end.partition, REQUEST)?;
+                if low < end.next && high >= end.next {
                     return Ok(false);
                 }
             }
@@ -486,6 +495,7 @@ fn envelope(message: &BorrowedMessage<'_>) -> Envelope {
     Envelope {
         partition: message.partition(),
         offset: message.offset(),
+        written_at: message.timestamp().to_millis().map_or(0, |millis| millis / 1000),
         record: Record {
             topic: message.topic().to_owned(),
             key: message.key().map(text).unwrap_or_default(),

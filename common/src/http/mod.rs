@@ -14,4 +14,4 @@ pub use extract::{Json, Path, Query};
 pub use layers::layers;
 pub use openapi::openapi;
 pub use problem::Problem;
-pub use serve::serve;
+pub use serve::{connections, serve};

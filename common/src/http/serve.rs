@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures::{Stream, stream};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -40,6 +41,11 @@ pub async fn serve(listener: TcpListener, router: Router, token: CancellationTok
     drop(listener);
     graceful.shutdown().await;
     Ok(())
+}
+
+/// The connections of a listener, for another server than [`serve`].
+pub fn connections(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    stream::unfold(listener, async |listener| Some((Ok(accept(&listener).await), listener)))
 }
 
 /// The next connection. An error of accept (no more file descriptors, a peer already gone) concerns one connection

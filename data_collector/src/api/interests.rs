@@ -108,7 +108,7 @@ pub(super) async fn put_interest(
     let body = body.map(|Json(body)| body).unwrap_or_default();
     let user = state.user(caller, body.email.as_ref()).await?;
     let airport = state.airport(&code)?;
-    state.must_exist(user.account, &[airport]).await?;
+    state.verify_for_new(user.account, &[airport]).await?;
     let saved = state.save(&user, airport, &body.fields, false, &trace).await?;
     let status = if saved.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(state.view(saved.interest).await?)))

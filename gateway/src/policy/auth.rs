@@ -64,9 +64,9 @@ mod tests {
     }
 
     #[test]
-    fn registration_and_login_are_costly() {
+    fn what_hashes_a_password_is_costly() {
         let routes = Settings::default().routes;
-        for (path, costly) in [("/register", true), ("/login", true), ("/me", false)] {
+        for (path, costly) in [("/register", true), ("/login", true), ("/password", true), ("/me", false)] {
             assert_eq!(routes[0].is_costly(&Method::POST, path), costly, "{path}");
         }
         assert!(!routes[0].is_costly(&Method::GET, "/login") && routes[1].costly.is_empty());

@@ -60,10 +60,10 @@ impl PersonRow {
 }
 
 impl Person {
-    /// Who that is to everybody else: nobody before the address is confirmed.
-    fn user(self) -> Option<User> {
-        let Person { account, email, .. } = self;
-        self.confirmed_at.map(|_| User { account, email })
+    /// Who that is to everybody else: nobody before the address is confirmed, unless that does not matter.
+    fn user(self, counts_unconfirmed: bool) -> Option<User> {
+        let Person { account, email, confirmed_at, .. } = self;
+        (confirmed_at.is_some() || counts_unconfirmed).then_some(User { account, email })
     }
 }
 
@@ -99,12 +99,20 @@ impl Store {
         row.map(PersonRow::person).transpose()
     }
 
-    pub(crate) async fn user(&self, account: Account) -> anyhow::Result<Option<User>> {
-        Ok(self.person(account).await?.and_then(Person::user))
+    pub(crate) async fn user(
+        &self,
+        account: Account,
+        counts_unconfirmed: bool,
+    ) -> anyhow::Result<Option<User>> {
+        Ok(self.person(account).await?.and_then(|person| person.user(counts_unconfirmed)))
     }
 
-    pub(crate) async fn user_by_email(&self, email: &Email) -> anyhow::Result<Option<User>> {
-        Ok(self.person_by_email(email).await?.and_then(Person::user))
+    pub(crate) async fn user_by_email(
+        &self,
+        email: &Email,
+        counts_unconfirmed: bool,
+    ) -> anyhow::Result<Option<User>> {
+        Ok(self.person_by_email(email).await?.and_then(|person| person.user(counts_unconfirmed)))
     }
 
     /// Deletes an account, ends its tokens, and tells the others through the outbox: all of it or nothing.

@@ -19,7 +19,7 @@ pub(crate) const CONFIRM_WITHIN: i64 = 7 * DAY;
 const KEYS_KEPT: i64 = DAY;
 /// Confirmation mails to an address in a day, which begins with the first.
 const MAILS_A_DAY: i64 = 3;
-/// Accounts that are forgotten in one go because nobody confirmed their address.
+/// Accounts that are read in one go to be forgotten because nobody confirmed their address.
 const FORGOTTEN_AT_ONCE: i64 = 500;
 
 /// The registration of an address under a key, unless it is too old.
@@ -145,31 +145,44 @@ impl Store {
     }
 
     /// Removes what has had its time: keys of registrations, the counts of mails, revocations of tokens that have all
-    /// expired, and accounts whose address nobody confirmed.
-    pub(crate) async fn prune(&self, now: i64) -> anyhow::Result<()> {
-        let unconfirmed: Vec<String> = on!(&self.0, |pool| {
-            for (table, bound) in [
+    /// expired, and accounts that were made by `confirmed_until` and whose address nobody confirmed.
+    pub(crate) async fn prune(&self, now: i64, confirmed_until: i64) -> anyhow::Result<()> {
+        on!(&self.0, |pool| {
+            for (statement, bound) in [
                 ("DELETE FROM registration WHERE created_at <= $1", now - KEYS_KEPT),
                 ("DELETE FROM address WHERE mails_since <= $1", now - DAY),
                 ("DELETE FROM revocation WHERE not_before < $1", now - 4 * TOKEN_LIFETIME),
             ] {
-                sqlx::query(table).bind(bound).execute(pool).await?;
+                sqlx::query(statement).bind(bound).execute(pool).await?;
             }
-            sqlx::query_scalar(
-                "SELECT account FROM users WHERE confirmed_at IS NULL AND created_at <= $1 \
-                 ORDER BY created_at LIMIT $2",
-            )
-            .bind(now - CONFIRM_WITHIN)
-            .bind(FORGOTTEN_AT_ONCE)
-            .fetch_all(pool)
-            .await?
         });
-        for account in unconfirmed {
-            let mut tx = self.0.begin().await?;
-            forget_unconfirmed(&mut tx, account.parse()?, &Trace::start(), now).await?;
-            tx.commit().await?;
+        let mut after = String::new();
+        loop {
+            let late: Vec<String> = on!(&self.0, |pool| {
+                sqlx::query_scalar(
+                    "SELECT account FROM users WHERE confirmed_at IS NULL AND created_at <= $1 AND account > $2 \
+                     ORDER BY account LIMIT $3",
+                )
+                .bind(confirmed_until)
+                .bind(&after)
+                .bind(FORGOTTEN_AT_ONCE)
+                .fetch_all(pool)
+                .await?
+            });
+            let Some(last) = late.last() else { return Ok(()) };
+            after.clone_from(last);
+            for account in late {
+                if let Err(error) = self.forget_late(&account, now).await {
+                    tracing::warn!(account, error = format!("{error:#}"), "an unconfirmed account stays");
+                }
+            }
         }
-        Ok(())
+    }
+
+    async fn forget_late(&self, account: &str, now: i64) -> anyhow::Result<()> {
+        let mut tx = self.0.begin().await?;
+        forget_unconfirmed(&mut tx, account.parse()?, &Trace::start(), now).await?;
+        Ok(tx.commit().await?)
     }
 }
 

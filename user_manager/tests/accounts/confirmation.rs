@@ -40,6 +40,10 @@ async fn no_login_before_the_link_in_the_mail_was_opened() {
         problem(login(&service, PASSWORD).await, StatusCode::FORBIDDEN, "unconfirmed").await;
         // Only who knows the password learns that the address waits.
         problem(login(&service, "wrong password").await, StatusCode::UNAUTHORIZED, "wrong-credentials").await;
+        // To look whether there is something behind the link is not to open it.
+        let head = service.request(Method::HEAD, link.split_once("/user_manager").unwrap().1);
+        assert_eq!(head.send().await.unwrap().status(), StatusCode::OK);
+        problem(login(&service, PASSWORD).await, StatusCode::FORBIDDEN, "unconfirmed").await;
         // Twice: mail scanners open links, too.
         for _ in 0..2 {
             let page = service.open(&link).await;

@@ -13,3 +13,4 @@ mod registration;
 mod rpc;
 mod service;
 mod start;
+mod upgrade;

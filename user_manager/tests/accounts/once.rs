@@ -220,10 +220,60 @@ impl Process {
     }
 }
 
+/// A statement for each database that makes inserts into a table fail.
+fn fault(db: &TestDb, table: &str) -> String {
+    match db.name {
+        "sqlite" => {
+            format!("CREATE TRIGGER fault BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'a fault'); END")
+        }
+        // Only when all else is done: at the commit.
+        _ if table == "registration" => format!(
+            "CREATE FUNCTION fault() RETURNS trigger AS 'BEGIN RAISE EXCEPTION ''a fault''; END' LANGUAGE plpgsql; \
+             CREATE CONSTRAINT TRIGGER fault AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION fault()"
+        ),
+        _ => format!(
+            "CREATE FUNCTION fault() RETURNS trigger AS 'BEGIN RAISE EXCEPTION ''a fault''; END' LANGUAGE plpgsql; \
+             CREATE TRIGGER fault BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION fault()"
+        ),
+    }
+}
+
+fn mended(db: &TestDb, table: &str) -> String {
+    match db.name {
+        "sqlite" => "DROP TRIGGER fault".to_owned(),
+        _ => format!("DROP TRIGGER fault ON {table}; DROP FUNCTION fault()"),
+    }
+}
+
+/// At whichever step a registration fails, nothing of it is there, and the same request makes the account.
+#[tokio::test]
+async fn a_failure_at_any_step_leaves_nothing_behind_and_no_key_that_blocks() {
+    for db in databases().await {
+        let (service, _) = Service::with(&db, &["--confirm-email=on"]).await;
+        for (n, table) in ["address", "users", "outbox", "registration"].into_iter().enumerate() {
+            let body = with_id(&format!("p{n}@example.com"), LITERAL);
+            db.execute_all(fault(&db, table)).await;
+            let failed = service.post("/register", &body).await;
+            problem(failed, StatusCode::INTERNAL_SERVER_ERROR, "internal").await;
+            db.execute_all(mended(&db, table)).await;
+            assert_eq!(db.number("SELECT COUNT(*) FROM users").await, n as i64, "{table}");
+            assert_eq!(db.number("SELECT COUNT(*) FROM address").await, n as i64, "{table}");
+            assert_eq!(db.number("SELECT COUNT(*) FROM registration").await, n as i64, "{table}");
+            let made = service.post("/register", &body).await;
+            assert!(!replayed(&made), "{table}");
+            assert_eq!(made.status(), StatusCode::CREATED, "{table}");
+        }
+        // One mail each, and none for what failed.
+        assert_eq!(service.mails_when(4).await.len(), 4);
+        assert_eq!(db.number("SELECT COUNT(*) FROM outbox").await, 4);
+    }
+}
+
 /// Wherever a process was when it was killed, the same request makes the account or gets its answer, and each address was
 /// mailed once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_step_leaves_no_key_that_blocks() {
+async fn a_process_that_is_killed_leaves_no_key_that_blocks() {
     const PEOPLE: usize = 12;
     for db in databases().await {
         eprintln!("on {}", db.name);

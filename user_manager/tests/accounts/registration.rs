@@ -48,6 +48,9 @@ async fn each_bad_value_is_refused_by_name() {
         for (field, bad) in [
             ("email", json!("ada")),
             ("email", json!("ada@example")),
+            ("email", json!("ada@192.0.2.1")),
+            ("email", json!("ada@[192.0.2.1]")),
+            ("email", json!(format!("{}@example.com", "a".repeat(65)))),
             ("email", json!("ada@example.com\r\nBcc: eve@example.com")),
             ("email", json!(null)),
             ("email", json!(7)),

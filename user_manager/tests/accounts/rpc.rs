@@ -1,14 +1,15 @@
 //! VerifyUser, as the other services ask it.
 
-use std::time::Duration;
-
+use common::clock::Clock;
+use common::db::Backend;
 use common::rpc::users::users_client::UsersClient;
 use common::rpc::users::verify_user_request::Who;
 use common::rpc::users::{User, VerifyUserRequest};
+use common::testing::postgres;
 use common::types::Account;
 use reqwest::{Method, StatusCode};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -62,7 +63,7 @@ async fn who_has_not_confirmed_the_address_is_nobody() {
 }
 
 #[tokio::test]
-async fn the_health_service_answers_and_calls_have_deadlines_and_bounds() {
+async fn the_health_service_answers_and_requests_have_bounds() {
     for db in databases().await {
         let service = Service::start(&db).await;
         let channel = channel(&service).await;
@@ -76,11 +77,42 @@ async fn the_health_service_answers_and_calls_have_deadlines_and_bounds() {
         }
         assert_eq!(health("nobody").await.unwrap_err().code(), Code::NotFound);
 
-        let mut hurried = Request::new(VerifyUserRequest { who: Some(Who::Email("ada@example.com".into())) });
-        hurried.set_timeout(Duration::from_nanos(1));
-        let late = UsersClient::new(channel.clone()).verify_user(hurried).await.unwrap_err();
-        assert!(matches!(late.code(), Code::Cancelled | Code::DeadlineExceeded), "{late:?}");
         let long = verify(&channel, Some(Who::Email("x".repeat(5000)))).await.unwrap_err();
         assert_eq!(long.code(), Code::OutOfRange, "{long:?}");
+    }
+}
+
+/// The table is locked for longer than a call may take. The client sets no time-out, so it is the server's that ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_database_does_not_answer_ends_in_time() {
+    let Some(url) = postgres("user_manager: deadlines").await else { return };
+    let service = Service::replica(&url, "one", Clock::System).await;
+    service.register("ada@example.com").await;
+    let channel = channel(&service).await;
+    let Backend::Postgres(pool) = common::db::connect_for_tests(&url) else { panic!("it is PostgreSQL") };
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").execute(&mut *tx).await.unwrap();
+    let late = verify(&channel, Some(Who::Email("ada@example.com".into()))).await.unwrap_err();
+    // The database would give up later, and be called unavailable.
+    assert!(matches!(late.code(), Code::Cancelled | Code::DeadlineExceeded), "{late:?}");
+    tx.rollback().await.unwrap();
+    assert!(verify(&channel, Some(Who::Email("ada@example.com".into()))).await.unwrap().is_some());
+}
+
+/// Neither somebody who watches the health service without end, nor one who says nothing, keeps it from stopping.
+#[tokio::test]
+async fn a_stop_waits_for_nobody_who_only_listens() {
+    for db in databases().await {
+        let service = Service::start(&db).await;
+        let channel = channel(&service).await;
+        let request = HealthCheckRequest { service: "vedetta.users.v1.Users".to_owned() };
+        let mut watched = HealthClient::new(channel).watch(request).await.unwrap().into_inner();
+        let first = watched.message().await.unwrap().unwrap();
+        assert_eq!(first.status(), ServingStatus::Serving);
+        let _silent =
+            tokio::net::TcpStream::connect(service.grpc.trim_start_matches("http://")).await.unwrap();
+        service.stop().await;
+        let last = watched.message().await;
+        assert!(!matches!(last, Ok(Some(last)) if last.status() == ServingStatus::Serving));
     }
 }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use reqwest::Response;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -20,16 +21,17 @@ pub(crate) struct Service {
     http: reqwest::Client,
     /// How many people have registered.
     pub(crate) registered: AtomicU64,
+    _folder: TempDir,
 }
 
 impl Service {
     pub(crate) async fn start(program: &Path, database: &SecretString) -> anyhow::Result<Service> {
-        let log = std::env::temp_dir().join(format!("vedetta-bench-{}.db", std::process::id()));
+        let folder = tempfile::tempdir()?;
         let mut process = Command::new(program)
             .env_clear()
             .envs(["LISTEN", "GRPC_LISTEN", "ADMIN_LISTEN"].map(|name| (name, "127.0.0.1:0")))
             .env("DATABASE_URL", database.expose_secret())
-            .env("BUS_URL", format!("log:{}", log.display()))
+            .env("BUS_URL", format!("log:{}", folder.path().join("bus.db").display()))
             .envs([("LOG_FORMAT", "json"), ("LOG", "user_manager=info,warn")])
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -45,7 +47,7 @@ impl Service {
         };
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let http = common::http::client(Duration::from_secs(60))?;
-        Ok(Service { process, api, admin, http, registered: AtomicU64::new(0) })
+        Ok(Service { process, api, admin, http, registered: AtomicU64::new(0), _folder: folder })
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> reqwest::Result<Response> {

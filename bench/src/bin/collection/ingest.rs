@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::RECORDED_DAYS;
-use crate::report::Report;
+use bench::table::Report;
 
 const FLIGHTS_PER_SECOND: f64 = 50_000.0;
 /// What memory may grow by from the early look to the late one, in MB.

@@ -1,9 +1,7 @@
 //! `collection`: how fast data_collector stores flights and how fast it answers, on one database of its own.
 
-mod database;
 mod ingest;
 mod queries;
-mod report;
 mod service;
 
 use std::io::BufReader;
@@ -12,12 +10,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bench::database::Database;
+use bench::table::Report;
 use clap::{Parser, ValueEnum};
 use data_collector::bench::Loader;
 
-use crate::database::Database;
 use crate::ingest::Ingest;
-use crate::report::Report;
 
 /// Midnight that begins the recording, Monday 2 April 2001, and its length in days.
 const BEGIN: i64 = 986_169_600;

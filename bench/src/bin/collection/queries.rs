@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::BEGIN;
-use crate::database::Database;
-use crate::report::Report;
 use crate::service::Service;
+use bench::database::Database;
+use bench::table::Report;
 
 /// What the median of the averages may be, in ms.
 const AVERAGE: f64 = 5.0;

@@ -1,4 +1,4 @@
-//! A database that is there for the bench alone.
+//! A database that is there for a benchmark alone.
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,10 @@ use url::Url;
 /// Its name on a PostgreSQL server; one that an earlier run left is removed.
 const NAME: &str = "vedetta_bench";
 
-pub(crate) struct Database {
-    pub(crate) url: SecretString,
+/// A database of its own.
+pub struct Database {
+    /// For the service.
+    pub url: SecretString,
     made_by: MadeBy,
 }
 
@@ -24,7 +26,7 @@ enum MadeBy {
 
 impl Database {
     /// Makes it, empty: `sqlite:DIRECTORY` or a server, `postgres://…`.
-    pub(crate) async fn create(place: &str) -> anyhow::Result<Database> {
+    pub async fn create(place: &str) -> anyhow::Result<Database> {
         if let Some(directory) = place.strip_prefix("sqlite:") {
             let file = PathBuf::from(directory).join(format!("{NAME}.db"));
             let url = format!("sqlite:{}", file.display()).into();
@@ -40,7 +42,7 @@ impl Database {
     }
 
     /// How many flights are stored.
-    pub(crate) async fn flights(&self) -> anyhow::Result<i64> {
+    pub async fn flights(&self) -> anyhow::Result<i64> {
         let db = self.open().await?;
         let count = on!(&db, |pool| sqlx::query_scalar("SELECT COUNT(*) FROM flight").fetch_one(pool).await)?;
         db.close().await;
@@ -49,7 +51,7 @@ impl Database {
 
     /// Has PostgreSQL count what its planner goes by, as autovacuum does a while after many changes. SQLite is left as the
     /// product leaves it.
-    pub(crate) async fn analyze(&self) -> anyhow::Result<()> {
+    pub async fn analyze(&self) -> anyhow::Result<()> {
         let db = self.open().await?;
         if let Backend::Postgres(_) = &db {
             execute(&db, "VACUUM ANALYZE".to_owned()).await?;
@@ -58,7 +60,8 @@ impl Database {
         Ok(())
     }
 
-    pub(crate) async fn remove(self) -> anyhow::Result<()> {
+    /// Removes it.
+    pub async fn remove(self) -> anyhow::Result<()> {
         match self.made_by {
             MadeBy::File(file) => remove_files(&file),
             MadeBy::Server(server) => execute(&server, format!("DROP DATABASE {NAME} WITH (FORCE)")).await,

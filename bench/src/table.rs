@@ -4,17 +4,18 @@ use std::process::ExitCode;
 
 /// Prints the figures as they come.
 #[derive(Default)]
-pub(crate) struct Report {
+pub struct Report {
     missed: bool,
 }
 
 impl Report {
-    pub(crate) fn title(&self, title: &str) {
+    /// A line above figures.
+    pub fn title(&self, title: &str) {
         println!("{title}");
     }
 
     /// A figure; with `Some`, its target in words and whether it is met.
-    pub(crate) fn row(&mut self, what: &str, unit: &str, value: f64, target: Option<(String, bool)>) {
+    pub fn row(&mut self, what: &str, unit: &str, value: f64, target: Option<(String, bool)>) {
         let value = if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") };
         let verdict = target.map_or(String::new(), |(words, met)| {
             self.missed |= !met;
@@ -24,17 +25,17 @@ impl Report {
     }
 
     /// A figure that must not be less.
-    pub(crate) fn at_least(&mut self, what: &str, unit: &str, value: f64, least: f64) {
+    pub fn at_least(&mut self, what: &str, unit: &str, value: f64, least: f64) {
         self.row(what, unit, value, Some((format!("at least {least:.0}"), value >= least)));
     }
 
     /// A figure that must not be more.
-    pub(crate) fn at_most(&mut self, what: &str, unit: &str, value: f64, most: f64) {
+    pub fn at_most(&mut self, what: &str, unit: &str, value: f64, most: f64) {
         self.row(what, unit, value, Some((format!("at most {most:.0}"), value <= most)));
     }
 
     /// 1 when a target was missed.
-    pub(crate) fn verdict(&self) -> ExitCode {
+    pub fn verdict(&self) -> ExitCode {
         ExitCode::from(u8::from(self.missed))
     }
 }
