@@ -4,6 +4,7 @@ What ends an account or its tokens gets one of its own each time; everything els
 or the current password get the account's, so that some of them are right.
 """
 
+import atexit
 import os
 import uuid
 import zlib
@@ -25,7 +26,16 @@ def account():
     return email, login.json()["access_token"]
 
 
+def check_token():
+    """A token that has ended would have made every answer a 401, which is documented."""
+    me = requests.get(USERS + "/me", headers={"Authorization": f"Bearer {shared[1]}"}, verify=False)
+    if me.status_code != 200:
+        print(f"the token was good for nothing: {me.status_code}")
+        os._exit(1)
+
+
 shared = account()
+atexit.register(check_token)
 # So that there is something to change.
 requests.put(
     AIRPORTS + "/interests/KJFK", json={}, headers={"Authorization": f"Bearer {shared[1]}"}, verify=False

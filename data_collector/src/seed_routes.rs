@@ -88,7 +88,8 @@ async fn subscribe(
 ) -> Result<Json<Value>, Problem> {
     let user = state.user(caller, wanted.email.as_ref()).await?;
     let codes = wanted.interessi.distinct().map_err(Error::Invalid)?;
-    let airports: Vec<Icao> = codes.iter().filter_map(|code| code.parse().ok()).collect();
+    let known = |code: &Icao| state.announcer.catalogue.get(*code).is_some();
+    let airports: Vec<Icao> = codes.iter().filter_map(|code| code.parse().ok()).filter(known).collect();
     state.verify_for_new(user.account, &airports).await?;
     let mut results = Vec::new();
     for code in codes {

@@ -10,7 +10,7 @@ use common::rpc::users::users_client::UsersClient;
 use common::rpc::users::verify_user_request::Who;
 use common::rpc::users::{User as FoundUser, VerifyUserRequest};
 use common::service::StartError;
-use common::types::{Account, Email, Icao};
+use common::types::{Account, Email, Icao, Invalid};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -56,9 +56,10 @@ impl Users {
         let answer = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
         let answer = answer.map_err(Error::UserManagerAway)?;
         let user = |FoundUser { account, email }: FoundUser| {
-            Ok::<_, anyhow::Error>(User { account: account.parse()?, email: email.parse()? })
+            Ok(User { account: account.parse()?, email: email.parse()? })
         };
-        Ok(answer.into_inner().user.map(user).transpose()?)
+        let unreadable = |error: Invalid| Error::UserManagerAway(Status::internal(error.to_string()));
+        answer.into_inner().user.map(user).transpose().map_err(unreadable)
     }
 }
 

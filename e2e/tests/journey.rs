@@ -122,7 +122,6 @@ async fn an_outage_opens_the_breaker_and_costs_nothing_but_time() {
 #[cfg(feature = "kafka")]
 mod binaries {
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use common::testing;
     use e2e::client::Client;
@@ -234,8 +233,6 @@ mod binaries {
         // Who registers the address again is somebody else.
         let next = client.registered("ada@example.com").await;
 
-        // What waits must have waited for a while: a fresh letter is sent at once.
-        tokio::time::sleep(Duration::from_secs(11)).await;
         for name in ["data_collector", "alert_system", "notifier_system"] {
             five.start_one(name).await;
         }

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use common::auth::Auth;
 use common::service::StartError;
 
 use crate::policy::rate::Rate;
 use crate::settings::{Settings, file};
 use crate::upstream::Endpoint;
-use common::auth::Auth;
 
 /// Options of `gateway serve`; every flag has a twin in the environment. They overrule the file.
 #[derive(Args, Clone, Debug, Default)]

@@ -7,12 +7,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::auth::Auth;
 use http::{HeaderValue, Method};
 use ipnet::IpNet;
 
 use crate::policy::rate::Rate;
 use crate::upstream::Endpoint;
-use common::auth::Auth;
 
 /// A complete configuration. Its parts have passed every check that needs no network and no file.
 #[derive(Clone, Debug, PartialEq)]

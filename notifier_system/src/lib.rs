@@ -24,12 +24,11 @@ use common::service::{Parts, StartError, Tasks, bind, local_addr};
 use common::telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, MailArgs};
 
-use crate::deletions::Deletions;
 use crate::mail::Composer;
 use crate::mailer::Mailer;
 use crate::store::{Leave, Store};
@@ -52,7 +51,6 @@ pub struct App {
     letters: Consumer,
     forgotten: Consumer,
     bus: Bus,
-    known: watch::Sender<bool>,
     notifier: Notifier,
 }
 
@@ -76,14 +74,12 @@ impl App {
         let mut metrics = Metrics::new("notifier_system", &config.node.node);
         let letters = Consumer::new(bus.clone(), GROUP, &mut metrics);
         let forgotten = letters.clone();
-        let (known, deletions) = Deletions::unknown();
         let notifier = Notifier {
             store: Store::new(db, &config.node.node),
             mailer: Arc::new(mailer),
             places: Arc::new(Semaphore::new(MAILS_AT_ONCE)),
             composer: Arc::new(Composer { from, public_url: config.public_url }),
             clock: parts.clock,
-            deletions,
             sent: Counter::default(),
             unrecorded: Counter::default(),
         };
@@ -101,7 +97,7 @@ impl App {
             })
         };
         let admin = admin(Admin { metrics: Arc::new(metrics), ready });
-        Ok(App { admin_listener, admin_addr, admin, letters, forgotten, bus, known, notifier })
+        Ok(App { admin_listener, admin_addr, admin, letters, forgotten, bus, notifier })
     }
 
     /// Where the admin port listens.
@@ -119,14 +115,12 @@ impl App {
         let store = self.notifier.store.clone();
         let forgotten = self.forgotten.clone();
         tasks.spawn(forgotten.run(token.clone(), move |delivery| forget(store.clone(), delivery)));
-        let (keeper, keeper_token) = (self.forgotten.clone(), token.clone());
-        tasks.spawn_endless(deletions::keep_known(self.known, keeper, self.bus, keeper_token));
-        let (forgotten, letters, notifier) = (self.forgotten, self.letters, self.notifier);
-        tasks.spawn(async move {
-            // Who was forgotten while nobody read the bus gets none of the letters that waited there.
-            forgotten.caught_up::<UserForgotten>(&token).await;
-            letters.run(token, move |delivery| notifier.clone().notify(delivery)).await
-        });
+        let (letters, notifier) = (self.letters, self.notifier);
+        let read = move |token| {
+            let notifier = notifier.clone();
+            letters.clone().run(token, move |delivery| notifier.clone().notify(delivery))
+        };
+        tasks.spawn(deletions::while_known(self.forgotten, self.bus, token, read));
         tasks.join().await
     }
 }
@@ -155,7 +149,6 @@ struct Notifier {
     places: Arc<Semaphore>,
     composer: Arc<Composer>,
     clock: Clock,
-    deletions: Deletions,
     sent: Counter,
     unrecorded: Counter,
 }
@@ -172,10 +165,7 @@ impl Notifier {
     }
 
     async fn notify(self, delivery: Delivery<Letter>) -> Result<(), Failure> {
-        let Delivery { message: letter, trace, written_at } = delivery;
-        if !self.deletions.before(written_at, self.clock.now()).await {
-            return Err(Failure::Retry(anyhow::anyhow!("the service stops")));
-        }
+        let Delivery { message: letter, trace } = delivery;
         let mail = self
             .composer
             .compose(&letter, &trace, self.clock.now())

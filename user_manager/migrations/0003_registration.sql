@@ -6,8 +6,10 @@ CREATE TABLE account_user (
     surname TEXT NOT NULL,
     password_hash TEXT,
     tokens_not_before BIGINT NOT NULL,
-    -- An earlier version that still runs beside this one names no value: its accounts are confirmed.
+    -- NULL: not yet. Should an earlier version run beside this one, it names no value, and its accounts are confirmed.
     confirmed_at BIGINT DEFAULT 0,
+    -- Made with AUTH=off, by whoever named the address.
+    classroom BOOLEAN NOT NULL DEFAULT FALSE,
     created_at BIGINT NOT NULL
 );
 INSERT INTO account_user (account, email, name, surname, password_hash, tokens_not_before, confirmed_at, created_at)

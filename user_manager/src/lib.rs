@@ -120,6 +120,8 @@ impl App {
             outbox: relay.wake(),
         };
         tokens::refresh(&state).await;
+        // Before anybody is answered: what was made in the classroom does not count any more.
+        prune(&state).await;
         let addr = local_addr(&listener)?;
         let (grpc_addr, admin_addr) = (local_addr(&grpc_listener)?, local_addr(&admin_listener)?);
         Ok(App {
@@ -187,19 +189,29 @@ impl App {
     }
 }
 
-async fn keep_pruned(state: State, token: CancellationToken) {
-    loop {
+/// Removes what has had its time, and says so in the log when that fails.
+async fn prune(state: &State) {
+    let now = state.clock.now();
+    let pruned = async {
+        state.store.prune(now).await?;
         // In the classroom nobody is asked to confirm, so nobody is late.
-        let confirmed_until =
-            if state.asks_for_tokens() { state.clock.now() - store::CONFIRM_WITHIN } else { i64::MIN };
-        match state.store.prune(state.clock.now(), confirmed_until).await {
-            Ok(()) => state.outbox.notify_one(),
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "old accounts and keys were not removed");
-            }
+        if state.asks_for_tokens() {
+            state.store.forget_unconfirmed(now).await?;
         }
-        if token.run_until_cancelled(tokio::time::sleep(PRUNE)).await.is_none() {
-            return;
-        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = pruned.await {
+        tracing::warn!(error = format!("{error:#}"), "old accounts and keys were not removed");
     }
+    state.outbox.notify_one();
+}
+
+async fn keep_pruned(state: State, token: CancellationToken) {
+    let keeping = async {
+        loop {
+            tokio::time::sleep(PRUNE).await;
+            prune(&state).await;
+        }
+    };
+    token.run_until_cancelled(keeping).await;
 }

@@ -58,7 +58,7 @@ pub(crate) struct Passwords {
 
 impl Passwords {
     /// With OWASP's parameters for Argon2id (Password Storage Cheat Sheet): 19 MiB, two passes, one lane. As many hashes at
-    /// once as there are cores.
+    /// once as there are cores, up to [`MOST_AT_ONCE`].
     pub(crate) fn new(metrics: &mut Metrics) -> anyhow::Result<Passwords> {
         let at_once = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_AT_ONCE);
         let passwords = Passwords::sized(at_once, WAITING)?;

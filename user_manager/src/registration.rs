@@ -66,18 +66,18 @@ impl TryFrom<String> for Name {
     }
 }
 
-/// An address that mail can go to. No top-level domain is a number (RFC 3696, section 2), as the end of an IPv4 address is.
+/// An address at a domain, not at what looks like an IPv4 address: no top-level domain is a number (RFC 3696, section 2).
 #[derive(Deserialize)]
 #[serde(try_from = "Email")]
-struct Reachable(Email);
+struct DomainEmail(Email);
 
-impl TryFrom<Email> for Reachable {
+impl TryFrom<Email> for DomainEmail {
     type Error = Invalid;
-    fn try_from(email: Email) -> Result<Reachable, Invalid> {
+    fn try_from(email: Email) -> Result<DomainEmail, Invalid> {
         let top = email.as_str().rsplit('.').next().unwrap_or_default();
         match top.bytes().all(|byte| byte.is_ascii_digit()) {
             true => Err(Invalid("email has an invalid domain".into())),
-            false => Ok(Reachable(email)),
+            false => Ok(DomainEmail(email)),
         }
     }
 }
@@ -85,7 +85,7 @@ impl TryFrom<Email> for Reachable {
 #[derive(Deserialize)]
 pub(crate) struct Body {
     id: Option<String>,
-    email: Reachable,
+    email: DomainEmail,
     name: Name,
     surname: Name,
     password: Option<Password>,
@@ -120,6 +120,7 @@ pub(crate) async fn register(
         password_hash,
         tokens_not_before: 0,
         confirmed_at: (state.confirmation == Confirmation::Assumed).then_some(now),
+        classroom: !state.asks_for_tokens(),
         created_at: now,
     };
     let mail = (state.confirmation == Confirmation::Asked).then(|| state.links.mail(&person));
@@ -229,7 +230,12 @@ pub(crate) async fn confirm(
     Query(link): Query<Link>,
 ) -> Result<Html<&'static str>, Error> {
     let account: Account = state.links.signer.verify(&link.token)?.parse()?;
-    if method == Method::GET && !state.store.confirm(account, state.clock.now()).await? {
+    let (store, now) = (&state.store, state.clock.now());
+    if method == Method::HEAD {
+        let good = store.is_confirmable(account, now).await?;
+        return if good { Ok(Html("")) } else { Err(Error::LinkExpired) };
+    }
+    if !store.confirm(account, now).await? {
         return Err(Error::LinkExpired);
     }
     tracing::info!(%account, "confirmed");

@@ -105,9 +105,13 @@ pub(crate) async fn serve(
 
 /// Tells the health service what the database says; at the end, that nothing is served any more.
 async fn report_health(reporter: HealthReporter, store: Store, token: CancellationToken) {
-    while token.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-        report(&reporter, store.ping().await.is_ok()).await;
-    }
+    let looking = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            report(&reporter, store.ping().await.is_ok()).await;
+        }
+    };
+    token.run_until_cancelled(looking).await;
     report(&reporter, false).await;
 }
 

@@ -29,8 +29,6 @@ pub struct Delivery<M> {
     pub message: M,
     /// The request that caused it.
     pub trace: Trace,
-    /// When it was put on the bus, Unix seconds by the writer's clock.
-    pub written_at: i64,
 }
 
 /// Why a message was not handled.
@@ -172,8 +170,7 @@ impl Consumer {
             while !token.is_cancelled() {
                 let outcome = match parse::<M>(envelope) {
                     Ok(message) => {
-                        let written_at = envelope.written_at;
-                        let delivery = Delivery { message, trace: trace.clone(), written_at };
+                        let delivery = Delivery { message, trace: trace.clone() };
                         // In a block of its own: `handle` may panic before it has made its future.
                         guarded(async { handle(delivery).await }).await
                     }
@@ -268,7 +265,6 @@ mod tests {
         let envelope = |partition, offset| Envelope {
             partition,
             offset,
-            written_at: 0,
             record: Record {
                 topic: "t".into(),
                 key: "k".into(),

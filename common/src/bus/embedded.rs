@@ -127,7 +127,7 @@ impl Log {
     /// The records of a topic from the beginning, for looking at dead topics and for tests.
     pub async fn read_all(&self, topic: &str) -> Result<Vec<Record>, Error> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT position, topic, key, payload, headers, written_at FROM record WHERE topic = $1 ORDER BY position",
+            "SELECT position, topic, key, payload, headers FROM record WHERE topic = $1 ORDER BY position",
         )
         .bind(topic)
         .fetch_all(&self.pool)
@@ -168,7 +168,6 @@ row! {
         key: String,
         payload: Vec<u8>,
         headers: String,
-        written_at: i64,
     }
 }
 
@@ -176,7 +175,7 @@ impl Row {
     fn envelope(self) -> Result<Envelope, Error> {
         let headers = serde_json::from_str(&self.headers)?;
         let record = Record { topic: self.topic, key: self.key, payload: self.payload, headers };
-        Ok(Envelope { partition: 0, offset: self.position, written_at: self.written_at, record })
+        Ok(Envelope { partition: 0, offset: self.position, record })
     }
 }
 
@@ -194,7 +193,7 @@ impl Reader {
             // Seen before the look, so that what is written during it wakes us.
             self.written.mark_unchanged();
             let rows: Vec<Row> = sqlx::query_as(
-                "SELECT position, topic, key, payload, headers, written_at FROM record \
+                "SELECT position, topic, key, payload, headers FROM record \
                  WHERE topic = $1 AND position >= $2 ORDER BY position LIMIT $3",
             )
             .bind(&self.topic)

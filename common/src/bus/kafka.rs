@@ -495,7 +495,6 @@ fn envelope(message: &BorrowedMessage<'_>) -> Envelope {
     Envelope {
         partition: message.partition(),
         offset: message.offset(),
-        written_at: message.timestamp().to_millis().map_or(0, |millis| millis / 1000),
         record: Record {
             topic: message.topic().to_owned(),
             key: message.key().map(text).unwrap_or_default(),

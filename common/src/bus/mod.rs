@@ -171,8 +171,6 @@ impl Record {
 pub(crate) struct Envelope {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// When it was written, Unix seconds by the writer's clock.
-    pub(crate) written_at: i64,
     pub(crate) record: Record,
 }
 

@@ -46,7 +46,8 @@ async fn while_user_manager_is_away_new_interests_are_to_be_asked_for_later_and_
         assert_eq!(json_of(changed, StatusCode::OK).await["high_value"], 10);
         let changed = ada.send(Method::POST, "/modifieTreshold", json!({"icao": "KJFK", "high_value": 11}));
         assert_eq!(json_of(changed.await, StatusCode::OK).await["high_value"], 11);
-        let again = ada.send(Method::POST, "/subscribeInterest", json!({"interessi": ["KJFK", "XX"]})).await;
+        let again =
+            ada.send(Method::POST, "/subscribeInterest", json!({"interessi": ["KJFK", "XX", "ZZZZ"]})).await;
         assert_eq!(json_of(again, StatusCode::OK).await["results"][0]["status"], 200);
 
         world.directory.resume().await;

@@ -28,6 +28,8 @@ pub(crate) struct Person {
     pub(crate) tokens_not_before: i64,
     /// When the address was confirmed.
     pub(crate) confirmed_at: Option<i64>,
+    /// Made with AUTH=off, by whoever named the address.
+    pub(crate) classroom: bool,
     pub(crate) created_at: i64,
 }
 
@@ -40,6 +42,7 @@ row! {
         password_hash: Option<String>,
         tokens_not_before: i64,
         confirmed_at: Option<i64>,
+        classroom: bool,
         created_at: i64,
     }
 }
@@ -54,6 +57,7 @@ impl PersonRow {
             password_hash: self.password_hash,
             tokens_not_before: self.tokens_not_before,
             confirmed_at: self.confirmed_at,
+            classroom: self.classroom,
             created_at: self.created_at,
         })
     }

@@ -82,11 +82,15 @@ impl Store {
                 return Ok(earlier);
             }
         }
+        // In the classroom nobody confirms, so nobody waits.
         let waiting: Option<String> = on!(&mut tx, |tx| {
-            sqlx::query_scalar("SELECT account FROM users WHERE email = $1 AND confirmed_at IS NULL")
-                .bind(person.email.as_str())
-                .fetch_optional(&mut **tx)
-                .await?
+            sqlx::query_scalar(
+                "SELECT account FROM users WHERE email = $1 AND confirmed_at IS NULL AND NOT $2",
+            )
+            .bind(person.email.as_str())
+            .bind(person.classroom)
+            .fetch_optional(&mut **tx)
+            .await?
         });
         if let Some(account) = waiting {
             forget_unconfirmed(&mut tx, account.parse()?, trace, now).await?;
@@ -128,6 +132,13 @@ impl Store {
         Ok(None)
     }
 
+    /// Whether the address of an account is confirmed, or can be.
+    pub(crate) async fn is_confirmable(&self, account: Account, now: i64) -> anyhow::Result<bool> {
+        let person = self.person(account).await?;
+        Ok(person
+            .is_some_and(|person| person.confirmed_at.is_some() || person.created_at > now - CONFIRM_WITHIN))
+    }
+
     /// Confirms the address of an account; `false` if there is no such account, or its time is over.
     pub(crate) async fn confirm(&self, account: Account, now: i64) -> sqlx::Result<bool> {
         on!(&self.0, |pool| {
@@ -144,9 +155,9 @@ impl Store {
         })
     }
 
-    /// Removes what has had its time: keys of registrations, the counts of mails, revocations of tokens that have all
-    /// expired, and accounts that were made by `confirmed_until` and whose address nobody confirmed.
-    pub(crate) async fn prune(&self, now: i64, confirmed_until: i64) -> anyhow::Result<()> {
+    /// Removes what has had its time: keys of registrations, the counts of mails, and revocations of tokens that have all
+    /// expired.
+    pub(crate) async fn prune(&self, now: i64) -> sqlx::Result<()> {
         on!(&self.0, |pool| {
             for (statement, bound) in [
                 ("DELETE FROM registration WHERE created_at <= $1", now - KEYS_KEPT),
@@ -156,14 +167,19 @@ impl Store {
                 sqlx::query(statement).bind(bound).execute(pool).await?;
             }
         });
+        Ok(())
+    }
+
+    /// Forgets the accounts whose address nobody confirmed in time, and all of the classroom.
+    pub(crate) async fn forget_unconfirmed(&self, now: i64) -> anyhow::Result<()> {
         let mut after = String::new();
         loop {
             let late: Vec<String> = on!(&self.0, |pool| {
                 sqlx::query_scalar(
-                    "SELECT account FROM users WHERE confirmed_at IS NULL AND created_at <= $1 AND account > $2 \
-                     ORDER BY account LIMIT $3",
+                    "SELECT account FROM users WHERE confirmed_at IS NULL AND (created_at <= $1 OR classroom) \
+                     AND account > $2 ORDER BY account LIMIT $3",
                 )
-                .bind(confirmed_until)
+                .bind(now - CONFIRM_WITHIN)
                 .bind(&after)
                 .bind(FORGOTTEN_AT_ONCE)
                 .fetch_all(pool)
@@ -215,7 +231,7 @@ async fn insert(tx: &mut Tx, person: &Person) -> Result<(), Error> {
     let inserted = on!(tx, |tx| {
         sqlx::query(
             "INSERT INTO users (account, email, name, surname, password_hash, tokens_not_before, confirmed_at, \
-             created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             classroom, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(person.account.to_string())
         .bind(person.email.as_str())
@@ -224,6 +240,7 @@ async fn insert(tx: &mut Tx, person: &Person) -> Result<(), Error> {
         .bind(&person.password_hash)
         .bind(person.tokens_not_before)
         .bind(person.confirmed_at)
+        .bind(person.classroom)
         .bind(person.created_at)
         .execute(&mut **tx)
         .await

@@ -1,6 +1,6 @@
 //! AUTH=off: the email in a request says who asks.
 
-use common::testing::TestDb;
+use common::testing::{TestDb, eventually};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -39,6 +39,14 @@ async fn a_registration_needs_no_password_and_no_confirmation() {
         assert_ne!(eve["id"], profile["id"]);
         let token = service.post("/login", &json!({"email": "ada@example.com"})).await;
         assert_eq!(token.status(), StatusCode::OK);
+        // An address is taken here, although nobody confirms it.
+        let mut again =
+            json!({"id": "another", "email": "ada@example.com", "name": "Ada", "surname": "Example"});
+        for id in [json!("another"), Value::Null] {
+            again["id"] = id;
+            let again = service.post("/register", &again).await;
+            problem(again, StatusCode::CONFLICT, "email-taken").await;
+        }
         let unknown = service.post("/login", &json!({"email": "mia@example.com"})).await;
         problem(unknown, StatusCode::UNAUTHORIZED, "wrong-credentials").await;
     }
@@ -104,7 +112,9 @@ async fn what_was_made_in_the_classroom_is_nobodys_where_tokens_are_asked_for() 
         let service = classroom(&db).await;
         let body = json!({"email": "ada@example.com", "name": "Ada", "surname": "Example"});
         assert_eq!(service.post("/register", &body).await.status(), StatusCode::CREATED);
-        let classrooms = service.register("bob@example.com").await;
+        let mut bob = registration("bob@example.com");
+        bob["id"] = "k1".into();
+        let classrooms = json_of(service.post("/register", &bob).await, StatusCode::CREATED).await;
         let tokens = [
             service.post("/login", &json!({"email": "ada@example.com"})).await,
             service.post("/login", &json!({"email": "bob@example.com", "password": PASSWORD})).await,
@@ -121,9 +131,16 @@ async fn what_was_made_in_the_classroom_is_nobodys_where_tokens_are_asked_for() 
         for password in ["", PASSWORD] {
             assert_eq!(service.try_login("ada@example.com", password).await, StatusCode::UNAUTHORIZED);
         }
-        assert_eq!(service.try_login("bob@example.com", PASSWORD).await, StatusCode::FORBIDDEN);
+        assert_eq!(service.try_login("bob@example.com", PASSWORD).await, StatusCode::UNAUTHORIZED);
+        // Their interests go with them.
+        eventually("all to be told of", async || {
+            (service.log.read_all("user-forgotten").await.unwrap().len() == 2).then_some(())
+        })
+        .await;
         // Whose address it is registers it, and nobody else is in the account.
-        let own = service.register("bob@example.com").await;
+        let mut own = registration("bob@example.com");
+        own["id"] = "k1".into();
+        let own = json_of(service.post("/register", &own).await, StatusCode::CREATED).await;
         assert_ne!(own["id"], classrooms["id"]);
         service.login("bob@example.com", PASSWORD).await;
         let nobody = service.request(Method::GET, "/me").header("email", "ada@example.com");

@@ -71,6 +71,8 @@ async fn a_link_is_good_for_one_account_and_for_a_week() {
         let without = service.open("/user_manager/confirm").await;
         problem(without, StatusCode::BAD_REQUEST, "bad-request").await;
         time.advance(Duration::from_secs(7 * DAY));
+        let head = service.request(Method::HEAD, link.split_once("/user_manager").unwrap().1);
+        assert_eq!(head.send().await.unwrap().status(), StatusCode::GONE);
         problem(service.open(&link).await, StatusCode::GONE, "link-expired").await;
         problem(login(&service, PASSWORD).await, StatusCode::FORBIDDEN, "unconfirmed").await;
     }

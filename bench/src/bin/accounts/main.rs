@@ -22,7 +22,7 @@ use crate::service::Service;
 const CLIENTS: [usize; 2] = [1, 64];
 /// Clients of the flood, more than may wait.
 const FLOOD: usize = 1000;
-/// What the service may hold during a flood, in MB: a hash for each core, and this beside them.
+/// What the service may hold during a flood, in MB: a hash for each core, 16 at most, and this beside them.
 const HASH_MB: f64 = 19.0;
 const BESIDE_MB: f64 = 100.0;
 /// How soon a token has to be refused everywhere, in seconds.
@@ -72,7 +72,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let what = format!("logins, {FLOOD} clients");
     report.row(&what, "/s", flood.per_second(), None);
     report.row(&format!("{what}: sent away with 503"), "/s", flood.refused_per_second(), None);
-    let most = HASH_MB * cores as f64 + BESIDE_MB;
+    let most = HASH_MB * cores.min(16) as f64 + BESIDE_MB;
     report.at_most(&format!("{what}: most memory"), "MB", flood.peak_mb, most);
 
     let ends = revocation::measure(&service, 20).await?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use common::auth::Auth;
 use serde::de::value::Error;
 use serde::de::{Deserialize, Deserializer, Visitor};
 use toml::{Table, Value};
@@ -11,7 +12,6 @@ use super::*;
 use crate::policy::rate::Rate;
 use crate::settings::{CertificateFiles, EncodedSlash, RouteSettings, UpstreamSettings};
 use crate::upstream::Endpoint;
-use common::auth::Auth;
 
 const EXAMPLE: &str = include_str!("../../../gateway.example.toml");
 
