@@ -20,7 +20,6 @@ measure() {
 for name in $ONLY; do
     [[ " sqlite postgres " == *" $name "* ]] || die "ONLY: there is no $name"
 done
-cargo build --release -p bench --bin accounts
-cargo build --release -p user_manager
+cargo build --release -p bench -p user_manager --bin accounts --bin user_manager
 on_databases measure
 exit "$MISSED"

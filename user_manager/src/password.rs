@@ -1,12 +1,12 @@
 //! Passwords: Argon2id, off the async threads, a few at a time.
 
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::PasswordVerifier;
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use common::telemetry::Metrics;
 use common::types::Invalid;
 use prometheus_client::metrics::counter::Counter;
@@ -50,6 +50,8 @@ pub(crate) struct Passwords {
     /// For hashes.
     places: Arc<Semaphore>,
     argon: Argon2<'static>,
+    /// What hashes work in, as much as for all places, used again and again: an allocator keeps what each thread has freed.
+    memory: Arc<Mutex<Vec<Vec<Block>>>>,
     /// The hash of no password, checked when there is no account, so that it takes as long as when there is one.
     nobody: Arc<str>,
     hashed: Counter,
@@ -76,11 +78,12 @@ impl Passwords {
         let params =
             Params::new(19 * 1024, 2, 1, None).map_err(|error| anyhow::anyhow!("argon2: {error}"))?;
         let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let nobody = hash(&argon, uuid::Uuid::new_v4().as_bytes())?;
+        let nobody = hash(&argon, &mut blocks(&argon), uuid::Uuid::new_v4().as_bytes())?;
         Ok(Passwords {
             places: Arc::new(Semaphore::new(at_once)),
             queue: Arc::new(Semaphore::new(at_once + waiting)),
             argon,
+            memory: Arc::default(),
             nobody: nobody.into(),
             hashed: Counter::default(),
             refused: Counter::default(),
@@ -90,7 +93,7 @@ impl Passwords {
     /// The PHC string to store.
     pub(crate) async fn hash(&self, password: &Password) -> Result<String, Error> {
         let password = password.0.clone();
-        self.in_turn(move |argon| hash(argon, password.expose_secret().as_bytes())).await
+        self.in_turn(move |argon, memory| hash(argon, memory, password.expose_secret().as_bytes())).await
     }
 
     /// Whether `password` is the one of `stored`; without a stored hash `false`, in like time.
@@ -104,10 +107,10 @@ impl Passwords {
         let stored = stored.unwrap_or_else(|| self.nobody.to_string());
         let password = password.clone();
         let matches = self
-            .in_turn(move |argon| {
+            .in_turn(move |argon, memory| {
                 let stored =
                     PasswordHash::new(&stored).map_err(|error| anyhow::anyhow!("stored hash: {error}"))?;
-                Ok(argon.verify_password(password.expose_secret().as_bytes(), &stored).is_ok())
+                is_of(argon, memory, password.expose_secret().as_bytes(), &stored)
             })
             .await?;
         Ok(matches && known)
@@ -120,7 +123,7 @@ impl Passwords {
 
     async fn in_turn<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Argon2<'static>) -> anyhow::Result<T> + Send + 'static,
+        work: impl FnOnce(&Argon2<'static>, &mut [Block]) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let _waiting = self.queue.try_acquire().map_err(|_| {
             self.refused.inc();
@@ -129,18 +132,66 @@ impl Passwords {
         let turn = tokio::time::timeout(PATIENCE, self.places.clone().acquire_owned());
         let place = turn.await.map_err(|_| Error::Busy)?.map_err(anyhow::Error::from)?;
         self.hashed.inc();
-        let argon = self.argon.clone();
+        let (argon, memory) = (self.argon.clone(), self.memory.clone());
         let done = tokio::task::spawn_blocking(move || {
             // Held until the work is done, even if the request is gone.
             let _place = place;
-            work(&argon)
+            let shared = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+            let free = shared().pop();
+            let mut blocks = free.unwrap_or_else(|| blocks(&argon));
+            let done = work(&argon, &mut blocks);
+            shared().push(blocks);
+            done
         });
         Ok(done.await.map_err(anyhow::Error::from)??)
     }
 }
 
-fn hash(argon: &Argon2<'_>, password: &[u8]) -> anyhow::Result<String> {
-    Ok(argon.hash_password(password).map_err(|error| anyhow::anyhow!("argon2: {error}"))?.to_string())
+/// Room for one hash.
+fn blocks(argon: &Argon2<'_>) -> Vec<Block> {
+    vec![Block::default(); argon.params().block_count()]
+}
+
+fn hash(argon: &Argon2<'_>, memory: &mut [Block], password: &[u8]) -> anyhow::Result<String> {
+    let mut salt = [0; Salt::RECOMMENDED_LENGTH];
+    aws_lc_rs::rand::fill(&mut salt).map_err(|_| anyhow::anyhow!("the system gave no randomness"))?;
+    let salt = Salt::new(&salt).map_err(|error| anyhow::anyhow!("argon2: {error}"))?;
+    Ok(salted(argon, memory, password, salt)?.to_string())
+}
+
+/// Whether that is the password of a stored hash. One that was made with other parameters has its memory allocated.
+fn is_of(
+    argon: &Argon2<'_>,
+    memory: &mut [Block],
+    password: &[u8],
+    stored: &PasswordHash,
+) -> anyhow::Result<bool> {
+    match stored.salt {
+        Some(salt) if Params::try_from(stored).is_ok_and(|params| params == *argon.params()) => {
+            Ok(salted(argon, memory, password, salt)? == *stored)
+        }
+        _ => Ok(argon.verify_password(password, stored).is_ok()),
+    }
+}
+
+fn salted(
+    argon: &Argon2<'_>,
+    memory: &mut [Block],
+    password: &[u8],
+    salt: Salt,
+) -> anyhow::Result<PasswordHash> {
+    let hashed = || {
+        let mut out = [0; Params::DEFAULT_OUTPUT_LEN];
+        argon.hash_password_into_with_memory(password, &salt, &mut out, memory)?;
+        Ok::<_, argon2::password_hash::Error>(PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(argon.params())?,
+            salt: Some(salt),
+            hash: Some(Output::new(&out)?),
+        })
+    };
+    hashed().map_err(|error| anyhow::anyhow!("argon2: {error}"))
 }
 
 #[cfg(test)]
@@ -163,11 +214,16 @@ mod tests {
         };
         assert!(matches("correct horse", Some(&hash)).await);
         assert!(!matches("wrong horse", Some(&hash)).await);
+        // One that was made otherwise, elsewhere.
+        let other = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(1024, 1, 1, None).unwrap());
+        let other = argon2::PasswordHasher::hash_password(&other, b"correct horse").unwrap().to_string();
+        assert!(matches("correct horse", Some(&other)).await && !matches("wrong horse", Some(&other)).await);
         assert!(!matches("correct horse", None).await);
         // Each comparison has hashed: that takes the time which must not tell who exists.
-        assert_eq!(passwords.hashed.get(), 4);
+        assert_eq!(passwords.hashed.get(), 6);
         assert!(!matches(&"x".repeat(LONGEST + 1), Some(&hash)).await);
-        assert_eq!(passwords.hashed.get(), 5);
+        assert_eq!(passwords.hashed.get(), 7);
+        assert_eq!(passwords.memory.lock().unwrap().len(), 1, "one place, one room");
     }
 
     #[tokio::test]
