@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How many registrations and logins a second user_manager takes, with how much memory, and how soon a deleted account's
 # token is refused elsewhere; on SQLite and on PostgreSQL. Exit code 1 when a target is missed.
-# usage: bench/accounts.sh               (Linux, about seven minutes)
+# usage: bench/accounts.sh               (Linux)
 #   ONLY=sqlite               or postgres: one of the two
 #   EACH=15s                  how long each part takes
 #   TEST_DATABASE_URL=        a PostgreSQL server, on which the database vedetta_bench is made anew; by default the one of

@@ -235,7 +235,7 @@ impl Caller {
             (Caller::Proven(claims), Some(email)) if claims.email == *email => Ok(self),
             (Caller::Named(Some(named)), Some(email)) if named == email => Ok(self),
             (Caller::Named(None), Some(email)) => Ok(Caller::Named(Some(email.clone()))),
-            (Caller::Proven(_), _) => Err(Problem::forbidden("the email is not that of your token")),
+            (Caller::Proven(_), _) => Err(not_the_tokens()),
             (Caller::Named(_), _) => Err(Problem::forbidden("the request names two addresses")),
         }
     }
@@ -282,11 +282,15 @@ where
         for email in in_query.chain(in_headers) {
             // What is no address is nobody's, so it is not the caller's either.
             let email = email.parse().map_err(|error: Invalid| match &caller {
-                Caller::Proven(_) => Problem::forbidden("the email is not that of your token"),
+                Caller::Proven(_) => not_the_tokens(),
                 Caller::Named(_) => Problem::invalid(error.to_string()),
             })?;
             caller = caller.with_body(Some(&email))?;
         }
         Ok(caller)
     }
+}
+
+fn not_the_tokens() -> Problem {
+    Problem::forbidden("the email is not that of your token")
 }

@@ -23,14 +23,10 @@ pub(crate) struct Opened {
 impl Vault {
     /// `keys`: each 32 bytes in base64, separated by commas.
     pub(crate) fn new(keys: Option<&SecretString>) -> Result<Vault, StartError> {
-        let keys = keys.map(|keys| keys.expose_secret().split(',').map(key).collect());
-        let keys: Option<Option<Vec<_>>> = keys;
-        match keys.unwrap_or_else(|| Some(Vec::new())) {
-            Some(keys) => Ok(Vault(keys)),
-            None => Err(StartError::new(
-                "KEY_ENCRYPTION_KEY must be 32 bytes in base64, as of: openssl rand -base64 32",
-            )),
-        }
+        let keys = keys.map_or(Some(Vec::new()), |keys| keys.expose_secret().split(',').map(key).collect());
+        keys.map(Vault).ok_or_else(|| {
+            StartError::new("KEY_ENCRYPTION_KEY must be 32 bytes in base64, as of: openssl rand -base64 32")
+        })
     }
 
     /// The text to store. `name` belongs to it: under another name it does not open.
