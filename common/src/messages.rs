@@ -1,9 +1,12 @@
 //! The contracts of the bus. Fields are only ever added; every type has a golden test.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Account, Condition, Counts, Email, Icao, Metric, Notify};
+use crate::types::{Account, Condition, Counts, Email, Icao, Invalid, Metric, Notify};
 
 /// A message of one topic.
 pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -33,6 +36,27 @@ pub struct Origin {
 impl Origin {
     fn id(&self) -> String {
         format!("{}-{}-{}", self.topic, self.partition, self.offset)
+    }
+}
+
+/// `<topic>/<partition>/<offset>`
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
+
+impl FromStr for Origin {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Origin, Invalid> {
+        let invalid = || Invalid(format!("'{text}' is not <topic>/<partition>/<offset>"));
+        let mut parts = text.splitn(3, '/');
+        let mut next = || parts.next().ok_or_else(invalid);
+        let topic = next()?.to_owned();
+        let partition = next()?.parse().map_err(|_| invalid())?;
+        let offset = next()?.parse().map_err(|_| invalid())?;
+        Ok(Origin { topic, partition, offset })
     }
 }
 

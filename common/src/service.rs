@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -184,6 +184,19 @@ pub async fn bind(option: &str, address: &str) -> Result<TcpListener, StartError
 /// The address a listener got (its port may have been 0).
 pub fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(StartError::new)
+}
+
+/// Where this machine reaches what listens at `address` (IP and port): at its loopback address if it listens at all.
+pub fn reachable(address: &str) -> Result<SocketAddr, StartError> {
+    let mut reachable: SocketAddr = address
+        .parse()
+        .map_err(|_| StartError::new(format!("ADMIN_LISTEN: '{address}' is not an address and port")))?;
+    match reachable.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => reachable.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => reachable.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    Ok(reachable)
 }
 
 /// A secret from an option or from the file that the option's `_FILE` twin names; empty counts as unset.

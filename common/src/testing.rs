@@ -97,9 +97,12 @@ pub async fn postgres(suite: &str) -> Option<SecretString> {
     Some(url.to_string().into())
 }
 
-/// `host:port` of an Apache Kafka broker, or a skip that is written down.
+/// `host:port` of an Apache Kafka broker, or a skip that is written down. It may have any of three names: the tests' own, and
+/// those of the assignment.
 pub fn kafka(suite: &str) -> Option<String> {
-    server("TEST_KAFKA", suite, "Apache Kafka")
+    let names = ["TEST_KAFKA", "KAFKA_BOOTSTRAP", "KAFKA_BOOTSTRAP_SERVERS"];
+    let named = names.into_iter().find(|name| std::env::var(name).is_ok_and(|value| !value.is_empty()));
+    server(named.unwrap_or(names[0]), suite, "Apache Kafka")
 }
 
 /// A path that nothing uses, in the system's folder for temporary files.

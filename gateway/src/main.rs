@@ -1,10 +1,9 @@
 //! The `gateway` command.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use common::clock::Clock;
@@ -95,14 +94,7 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn healthcheck(listen: &str) -> anyhow::Result<()> {
-    let mut address: SocketAddr = listen.parse().context("--admin-listen is not an address and port")?;
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            Ipv6Addr::LOCALHOST.into()
-        });
-    }
+    let address = service::reachable(listen)?;
     let client = common::http::client(Duration::from_secs(3))?;
     let answer = client.get(format!("http://{address}/healthz")).send().await?;
     ensure!(answer.status().is_success(), "{address} answers {}", answer.status());

@@ -11,8 +11,8 @@ use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Bus, Envelope, Error, Position, Record};
-use crate::messages::{Message, Origin, dead_topic};
+use super::{Bus, Envelope, Error, ORIGIN, Position, Record};
+use crate::messages::{Message, Origin};
 use crate::retry::Backoff;
 use crate::telemetry::Metrics;
 use crate::trace::Trace;
@@ -29,6 +29,11 @@ pub struct Delivery<M> {
     pub message: M,
     /// The request that caused it.
     pub trace: Trace,
+    /// Where it stood, `<topic>/<partition>/<offset>`; of one that was put back from the dead topic where it stood first.
+    pub origin: String,
+    /// Cancelled when the message is no longer this consumer's: at a stop, and when its partition goes to another one. A
+    /// handler that waits for something may then end with [`Failure::Retry`].
+    pub held: CancellationToken,
 }
 
 /// Why a message was not handled.
@@ -135,7 +140,7 @@ impl Consumer {
         H: Fn(Delivery<M>) -> F,
         F: Future<Output = Result<(), Failure>>,
     {
-        let mut reader = self.bus.reader(self.group, M::TOPIC).await?;
+        let mut reader = self.bus.reader(self.group, M::TOPIC, token).await?;
         while let Some(batch) = token.run_until_cancelled(reader.next(BATCH)).await {
             let batch = batch?;
             backoff.reset();
@@ -143,7 +148,7 @@ impl Consumer {
             stream::iter(by_key(&batch))
                 .for_each_concurrent(KEYS, async |places| {
                     for place in places {
-                        if !self.settle(&batch[place], token, handle).await {
+                        if !self.settle(&batch[place], handle).await {
                             return;
                         }
                         done[place].store(true, Ordering::Relaxed);
@@ -156,8 +161,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Works on one message until it is handled or dead; `false` when cancelled before that.
-    async fn settle<M, H, F>(&self, envelope: &Envelope, token: &CancellationToken, handle: &H) -> bool
+    /// Works on one message until it is handled or dead; `false` when it was taken away before that.
+    async fn settle<M, H, F>(&self, envelope: &Envelope, handle: &H) -> bool
     where
         M: Message,
         H: Fn(Delivery<M>) -> F,
@@ -167,10 +172,11 @@ impl Consumer {
         let span = tracing::info_span!("message", topic = M::TOPIC, request_id = %trace.request_id);
         async {
             let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
-            while !token.is_cancelled() {
+            while !envelope.held.is_cancelled() {
                 let outcome = match parse::<M>(envelope) {
-                    Ok(message) => {
-                        let delivery = Delivery { message, trace: trace.clone() };
+                    Ok((message, origin)) => {
+                        let (trace, held) = (trace.clone(), envelope.held.clone());
+                        let delivery = Delivery { message, trace, origin: origin.to_string(), held };
                         // In a block of its own: `handle` may panic before it has made its future.
                         guarded(async { handle(delivery).await }).await
                     }
@@ -181,6 +187,7 @@ impl Consumer {
                         self.handled.inc();
                         return true;
                     }
+                    Err(Failure::Retry(_)) if envelope.held.is_cancelled() => return false,
                     Err(Failure::Retry(error)) => error,
                     Err(Failure::Reject(reason)) => match self.bury(envelope, &reason).await {
                         Ok(()) => return true,
@@ -190,7 +197,7 @@ impl Consumer {
                 let wait = backoff.next_wait();
                 tracing::warn!(error = format!("{failed:#}"), wait_s = wait.as_secs_f64(), "trying again");
                 self.retried.inc();
-                token.run_until_cancelled(tokio::time::sleep(wait)).await;
+                envelope.held.run_until_cancelled(tokio::time::sleep(wait)).await;
             }
             false
         }
@@ -199,26 +206,37 @@ impl Consumer {
     }
 
     async fn bury(&self, envelope: &Envelope, reason: &str) -> Result<(), Error> {
-        let mut record: Record = envelope.record.clone();
-        let origin = format!("{}/{}/{}", record.topic, envelope.partition, envelope.offset);
-        record.topic = dead_topic(&record.topic);
-        record.headers.insert("reason".to_owned(), reason.to_owned());
-        record.headers.insert("origin".to_owned(), origin.clone());
-        self.bus.publish(vec![record]).await.into_iter().collect::<Result<(), Error>>()?;
+        self.bury_record(envelope.record.clone(), &origin(envelope).to_string(), reason).await
+    }
+
+    /// Puts a record that stood at `origin` into the dead topic. For messages that a service has kept for later; those that
+    /// it rejects at once need nothing.
+    pub async fn bury_record(&self, record: Record, origin: &str, reason: &str) -> Result<(), Error> {
+        self.bus
+            .publish(vec![record.buried(origin, reason)])
+            .await
+            .into_iter()
+            .collect::<Result<(), Error>>()?;
         tracing::error!(%origin, reason, "the message cannot be handled; it lies in the dead topic");
         self.rejected.inc();
         Ok(())
     }
 }
 
-fn parse<M: Message>(envelope: &Envelope) -> Result<M, String> {
+fn parse<M: Message>(envelope: &Envelope) -> Result<(M, Origin), String> {
     let record = &envelope.record;
     let mut message: M = serde_json::from_slice(&record.payload)
         .map_err(|error| format!("not a message of {}: {error}", record.topic))?;
-    let origin =
-        Origin { topic: record.topic.clone(), partition: envelope.partition, offset: envelope.offset };
+    let origin = origin(envelope);
     message.adopt(&origin);
-    Ok(message)
+    Ok((message, origin))
+}
+
+/// Where a record stood; for one that was put back from the dead topic, where it stood first.
+fn origin(envelope: &Envelope) -> Origin {
+    let first = envelope.record.headers.get(ORIGIN).and_then(|first| first.parse().ok());
+    let (topic, partition, offset) = (envelope.record.topic.clone(), envelope.partition, envelope.offset);
+    first.unwrap_or(Origin { topic, partition, offset })
 }
 
 /// A panic concerns its message, not the others of the batch.
@@ -271,6 +289,7 @@ mod tests {
                 payload: vec![],
                 headers: Trace::start().headers(),
             },
+            held: CancellationToken::new(),
         };
         let batch = [envelope(0, 10), envelope(0, 11), envelope(1, 5), envelope(0, 12), envelope(1, 6)];
         let done = [true, false, true, true, true].map(AtomicBool::new);

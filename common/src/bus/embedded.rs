@@ -84,7 +84,12 @@ impl Log {
     }
 
     /// A reader that goes on where its group has committed, or at the beginning.
-    pub(super) async fn reader(&self, group: &str, topic: &str) -> Result<Reader, Error> {
+    pub(super) async fn reader(
+        &self,
+        group: &str,
+        topic: &str,
+        token: &CancellationToken,
+    ) -> Result<Reader, Error> {
         // The row also keeps what this group has not read from being pruned.
         let next: i64 = sqlx::query_scalar(
             "INSERT INTO reader (grp, topic, next) VALUES ($1, $2, 0) \
@@ -96,11 +101,12 @@ impl Log {
         .await?;
         let written = self.written.subscribe();
         Ok(Reader {
-            pool: self.pool.clone(),
+            log: self.clone(),
             written,
             group: group.to_owned(),
             topic: topic.to_owned(),
             next,
+            token: token.clone(),
         })
     }
 
@@ -132,7 +138,55 @@ impl Log {
         .bind(topic)
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter().map(|row| Ok(row.envelope()?.record)).collect()
+        rows.into_iter().map(Row::record).collect()
+    }
+
+    pub(super) async fn pending(
+        &self,
+        group: &str,
+        topic: &str,
+        most: usize,
+    ) -> Result<Vec<Envelope>, Error> {
+        let next = "SELECT COALESCE((SELECT next FROM reader WHERE grp = $1 AND topic = $2), 0)";
+        let next: i64 = sqlx::query_scalar(next).bind(group).bind(topic).fetch_one(&self.pool).await?;
+        self.read_from(topic, next, most, &CancellationToken::new()).await
+    }
+
+    pub(super) async fn commit(&self, group: &str, topic: &str, positions: &[Position]) -> Result<(), Error> {
+        let Some(position) = positions.last() else { return Ok(()) };
+        sqlx::query(
+            "INSERT INTO reader (grp, topic, next) VALUES ($1, $2, $3) \
+             ON CONFLICT (grp, topic) DO UPDATE SET next = excluded.next",
+        )
+        .bind(group)
+        .bind(topic)
+        .bind(position.next)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    async fn read_from(
+        &self,
+        topic: &str,
+        next: i64,
+        most: usize,
+        held: &CancellationToken,
+    ) -> Result<Vec<Envelope>, Error> {
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT position, topic, key, payload, headers FROM record \
+             WHERE topic = $1 AND position >= $2 ORDER BY position LIMIT $3",
+        )
+        .bind(topic)
+        .bind(next)
+        .bind(i64::try_from(most).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await?;
+        let envelope = |row: Row| {
+            let (partition, offset) = (0, row.position);
+            Ok(Envelope { partition, offset, record: row.record()?, held: held.clone() })
+        };
+        rows.into_iter().map(envelope).collect()
     }
 
     pub(super) async fn ends(&self, topic: &str) -> Result<Vec<Position>, Error> {
@@ -172,19 +226,19 @@ row! {
 }
 
 impl Row {
-    fn envelope(self) -> Result<Envelope, Error> {
+    fn record(self) -> Result<Record, Error> {
         let headers = serde_json::from_str(&self.headers)?;
-        let record = Record { topic: self.topic, key: self.key, payload: self.payload, headers };
-        Ok(Envelope { partition: 0, offset: self.position, record })
+        Ok(Record { topic: self.topic, key: self.key, payload: self.payload, headers })
     }
 }
 
 pub(super) struct Reader {
-    pool: SqlitePool,
+    log: Log,
     written: watch::Receiver<()>,
     group: String,
     topic: String,
     next: i64,
+    token: CancellationToken,
 }
 
 impl Reader {
@@ -192,31 +246,19 @@ impl Reader {
         loop {
             // Seen before the look, so that what is written during it wakes us.
             self.written.mark_unchanged();
-            let rows: Vec<Row> = sqlx::query_as(
-                "SELECT position, topic, key, payload, headers FROM record \
-                 WHERE topic = $1 AND position >= $2 ORDER BY position LIMIT $3",
-            )
-            .bind(&self.topic)
-            .bind(self.next)
-            .bind(i64::try_from(most).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
-            .await?;
-            if !rows.is_empty() {
-                return rows.into_iter().map(Row::envelope).collect();
+            let read = self.log.read_from(&self.topic, self.next, most, &self.token).await?;
+            if !read.is_empty() {
+                return Ok(read);
             }
             self.written.changed().await.map_err(|_| Error::Stopped)?;
         }
     }
 
     pub(super) async fn commit(&mut self, positions: &[Position]) -> Result<(), Error> {
-        let Some(position) = positions.last() else { return Ok(()) };
-        sqlx::query("UPDATE reader SET next = $1 WHERE grp = $2 AND topic = $3")
-            .bind(position.next)
-            .bind(&self.group)
-            .bind(&self.topic)
-            .execute(&self.pool)
-            .await?;
-        self.next = position.next;
+        self.log.commit(&self.group, &self.topic, positions).await?;
+        if let Some(position) = positions.last() {
+            self.next = position.next;
+        }
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! [`Bus`] is a log in a SQLite file for one process, or Apache Kafka; [`consume`] is the one loop that reads either.
 
 mod consume;
+mod dead;
 mod embedded;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -16,13 +17,12 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 pub use consume::{Consumer, Delivery, Failure};
+pub use dead::{DeadCommand, DeadLetter, DeadLetters};
 pub use embedded::Log;
 #[cfg(feature = "kafka")]
 pub use kafka::Kafka;
 
-use crate::messages::Message;
-#[cfg(feature = "kafka")]
-use crate::messages::dead_topic;
+use crate::messages::{Message, dead_topic};
 use crate::service::StartError;
 use crate::trace::{Headers, Trace};
 
@@ -155,6 +155,15 @@ pub struct Record {
 }
 
 impl Record {
+    /// As it goes to the dead topic: with the reason, and the place (`<topic>/<partition>/<offset>`) that it had. One that
+    /// was put back from there keeps its first place.
+    pub fn buried(mut self, origin: &str, reason: &str) -> Record {
+        self.topic = dead_topic(&self.topic);
+        self.headers.insert(REASON.to_owned(), reason.to_owned());
+        self.headers.entry(ORIGIN.to_owned()).or_insert_with(|| origin.to_owned());
+        self
+    }
+
     /// A typed message as a record.
     pub fn of<M: Message>(message: &M, trace: &Trace) -> serde_json::Result<Record> {
         Ok(Record {
@@ -166,12 +175,19 @@ impl Record {
     }
 }
 
+/// The header of dead messages that says why.
+const REASON: &str = "reason";
+/// And the one that says where they were: `<topic>/<partition>/<offset>`. They keep it when they are put back.
+const ORIGIN: &str = "origin";
+
 /// A record as it was read.
 #[derive(Clone, Debug)]
 pub(crate) struct Envelope {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
     pub(crate) record: Record,
+    /// Cancelled when the record is no longer this reader's: at a stop, and when its partition is taken away.
+    pub(crate) held: CancellationToken,
 }
 
 /// How far a group has got in a partition: the next offset to read.
@@ -276,11 +292,30 @@ impl Bus {
         }
     }
 
-    async fn reader(&self, group: &str, topic: &str) -> Result<Reader, Error> {
+    /// What a group has not committed yet, oldest first within a partition, at most `most`.
+    async fn pending(&self, group: &str, topic: &str, most: usize) -> Result<Vec<Envelope>, Error> {
         match self {
-            Bus::Embedded(log) => Ok(Reader::Embedded(log.reader(group, topic).await?)),
+            Bus::Embedded(log) => log.pending(group, topic, most).await,
             #[cfg(feature = "kafka")]
-            Bus::Kafka(kafka) => Ok(Reader::Kafka(kafka.reader(group, topic)?)),
+            Bus::Kafka(kafka) => kafka.pending(group, topic, most).await,
+        }
+    }
+
+    /// Stores how far a group has got that has no readers.
+    async fn commit(&self, group: &str, topic: &str, positions: &[Position]) -> Result<(), Error> {
+        match self {
+            Bus::Embedded(log) => log.commit(group, topic, positions).await,
+            #[cfg(feature = "kafka")]
+            Bus::Kafka(kafka) => kafka.commit(group, topic, positions).await,
+        }
+    }
+
+    /// A reader; what it reads is held until `token` is cancelled.
+    async fn reader(&self, group: &str, topic: &str, token: &CancellationToken) -> Result<Reader, Error> {
+        match self {
+            Bus::Embedded(log) => Ok(Reader::Embedded(log.reader(group, topic, token).await?)),
+            #[cfg(feature = "kafka")]
+            Bus::Kafka(kafka) => Ok(Reader::Kafka(kafka.reader(group, topic, token)?)),
         }
     }
 }

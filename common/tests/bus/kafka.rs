@@ -239,6 +239,53 @@ async fn two_consumers_share_the_partitions_and_nothing_is_lost_or_repeated() {
     .await;
 }
 
+/// Only Apache Kafka: the mock takes no commit while a rebalance goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_is_given_back_before_the_batch_in_hand_is_done() {
+    topic!(Recalled, "test-recalled");
+    let Some(broker) = Broker::real() else { return };
+    broker.create(Recalled::NAME, 2).await;
+    let args = broker.args("");
+    let stage = Stage::kafka("Apache Kafka", broker, args).await;
+    let keys: Vec<String> = (0..8).map(|n| format!("key-{n}")).collect();
+    let notes: Vec<_> = keys.iter().flat_map(|key| (0..10).map(|n| (key.as_str(), n))).collect();
+    stage.publish::<Recalled>(&notes).await;
+    let (group, first_seen) = (group(), Seen::default());
+    let given_back = Arc::new(AtomicUsize::new(0));
+    // The first gets stuck at the sixth of each key, for as long as it has it.
+    let first = stage.consume(group, {
+        let (seen, given_back) = (first_seen.clone(), given_back.clone());
+        move |delivery: Delivery<Note<Recalled>>| {
+            let (seen, given_back) = (seen.clone(), given_back.clone());
+            async move {
+                if delivery.message.n == 5 {
+                    delivery.held.cancelled().await;
+                    given_back.fetch_add(1, SeqCst);
+                    return Err(Failure::Retry(anyhow::anyhow!("it is another's")));
+                }
+                seen.add(&delivery.message);
+                Ok(())
+            }
+        }
+    });
+    first_seen.reaches(5).await;
+    let (second, second_seen) = stage.collect::<Recalled>(group);
+    second_seen.reaches(1).await;
+    assert!(given_back.load(SeqCst) > 0, "it ended when it was taken away");
+    first.stop().await;
+    eventually("all is handled", async || {
+        let all: BTreeSet<_> = first_seen.all().into_iter().chain(second_seen.all()).collect();
+        (all.len() == notes.len()).then_some(())
+    })
+    .await;
+    for key in &keys {
+        let (first, second) = (first_seen.of(key), second_seen.of(key));
+        assert!(first.is_sorted() && second.is_sorted(), "{key}: {first:?}, {second:?}");
+        assert_eq!(second.last(), Some(&9), "{key}: it went on where the first had to stop");
+    }
+    second.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_waits_for_the_broker_or_says_that_it_failed() {
     topic!(Away, "test-away");

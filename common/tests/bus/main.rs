@@ -2,6 +2,7 @@
 //! `TEST_KAFKA` names one.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod dead;
 mod embedded;
 #[cfg(feature = "kafka")]
 mod kafka;
