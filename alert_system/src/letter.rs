@@ -85,10 +85,15 @@ impl Writer {
         );
         text +=
             &format!("\nChange your thresholds: PATCH {}/data_collector/interests/{airport}\n", self.base);
-        if let Some(token) = &user.unsubscribe {
-            text +=
-                &format!("No more of these mails: {}/data_collector/unsubscribe?token={token}\n", self.base);
-        }
+        // The assignment's messages bring no signed link.
+        text += &match &user.unsubscribe {
+            Some(token) => {
+                format!("No more of these mails: {}/data_collector/unsubscribe?token={token}\n", self.base)
+            }
+            None => {
+                format!("No more of these mails: DELETE {}/data_collector/interests/{airport}\n", self.base)
+            }
+        };
         if let Some(note) = &self.note {
             text += &format!("\n{note}\n");
         }
@@ -148,6 +153,19 @@ mod tests {
              Change your thresholds: PATCH https://localhost:8443/data_collector/interests/KJFK\n\
              No more of these mails: https://localhost:8443/data_collector/unsubscribe?token=signed\n\n\
              Recorded flights.\n"
+        );
+    }
+
+    #[test]
+    fn without_a_signed_link_it_says_how_to_stop_it_all_the_same() {
+        let mut message = message();
+        message.users[0].unsubscribe = None;
+        let body = letter(&message).body;
+        assert!(
+            body.contains(
+                "No more of these mails: DELETE https://localhost:8443/data_collector/interests/KJFK"
+            ),
+            "{body}"
         );
     }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use common::bus::{Bus, Consumer, Delivery, Failure, ProducerStyle, Record};
+use common::bus::{Bus, Consumer, DeadLetters, Delivery, Failure, ProducerStyle, Record};
 use common::http::{Admin, admin, ready_when, serve};
 use common::messages::{Letter, Message, WindowCounted};
 use common::service::{Parts, StartError, Tasks, bind, local_addr};
@@ -24,7 +24,7 @@ pub use config::Config;
 use crate::letter::Writer;
 
 /// The consumer group.
-const GROUP: &str = "alert_group";
+pub const GROUP: &str = "alert_group";
 
 /// The service, ready to run.
 pub struct App {
@@ -65,7 +65,8 @@ impl App {
                 async move { bus.ready().await.map_err(|error| format!("the bus: {error}")) }
             })
         };
-        let admin = admin(Admin { metrics: Arc::new(metrics), ready });
+        let dead = DeadLetters::new::<WindowCounted>(bus.clone(), GROUP);
+        let admin = admin(Admin { metrics: Arc::new(metrics), ready }).merge(dead.routes());
         Ok(App { admin_listener, admin_addr, admin, bus, consumer, judge })
     }
 

@@ -1,12 +1,34 @@
-//! The alert_system service.
+//! The alert_system service, and its dead messages.
 
 use std::process::ExitCode;
 
-use alert_system::{App, Config};
+use alert_system::{App, Config, GROUP};
+use clap::{Args, Subcommand};
+use common::bus::DeadCommand;
+use common::messages::WindowCounted;
 use common::service::{self, Parts};
 
+#[derive(Args)]
+struct Options {
+    #[command(flatten)]
+    config: Config,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Messages that could not be handled
+    Dead(DeadCommand),
+}
+
 fn main() -> ExitCode {
-    service::main("alert_system", "Vedetta's rule", |config: Config, token| async move {
-        App::build(config, Parts::default()).await?.run(token).await
+    service::main("alert_system", "Vedetta's rule", |Options { config, command }, token| async move {
+        match command {
+            None => App::build(config, Parts::default()).await?.run(token).await,
+            Some(Command::Dead(dead)) => {
+                dead.run::<WindowCounted>(GROUP, &config.bus, &config.admin_listen).await
+            }
+        }
     })
 }

@@ -7,9 +7,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use common::messages::Letter;
 use common::trace::Trace;
 use lettre::Message;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
-use lettre::message::{Mailbox, header};
+use lettre::message::header::{HeaderName, HeaderValue};
+use lettre::message::{Mailbox, MultiPart, SinglePart, header};
 use url::Url;
+
+use crate::html;
 
 /// Makes mails.
 #[derive(Clone, Debug)]
@@ -31,14 +33,21 @@ impl Composer {
             Mailbox::new(None, letter.email.as_str().parse().context("the address is not one for SMTP")?);
         let domain = self.from.email.domain();
         let date = UNIX_EPOCH + Duration::from_secs(u64::try_from(now).unwrap_or(0));
-        let mut mail = Message::builder()
+        let mail = Message::builder()
             .from(self.from.clone())
             .to(to)
             .subject(letter.subject.as_str())
             .date(date)
-            .message_id(Some(format!("<{}@{domain}>", Composer::name(letter))))
-            .header(ContentType::TEXT_PLAIN)
-            .body(letter.body.clone())?;
+            .message_id(Some(format!("<{}@{domain}>", Composer::name(letter))));
+        let text = SinglePart::plain(letter.body.clone());
+        let mut mail = match html::page(letter) {
+            // A copy is the same mail, so what separates its parts is made of the id too.
+            Some(page) => {
+                let parts = MultiPart::alternative().boundary(Composer::name(letter));
+                mail.multipart(parts.singlepart(text).singlepart(SinglePart::html(page)))?
+            }
+            None => mail.singlepart(text)?,
+        };
         let mut set = |name: &'static str, value: String| {
             mail.headers_mut().insert_raw(HeaderValue::new(HeaderName::new_from_ascii_str(name), value));
         };
@@ -93,7 +102,10 @@ mod tests {
         assert_eq!(mail.header_raw("List-Unsubscribe-Post").unwrap().trim(), "List-Unsubscribe=One-Click");
         let link: String = mail.header_raw("List-Unsubscribe").unwrap().split_whitespace().collect();
         assert_eq!(link, "<https://localhost:8443/data_collector/unsubscribe?token=a.KJFK.s%2Bg%2F%3D>");
-        assert_eq!(mail.body_text(0).unwrap().replace("\r\n", "\n"), "351 flights – more than 200\n.\nend");
+        assert_eq!(
+            mail.body_text(0).unwrap().replace("\r\n", "\n").trim_end(),
+            "351 flights – more than 200\n.\nend"
+        );
     }
 
     #[test]

@@ -13,6 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
+use crate::gate::Cause;
+
 /// How long the server may take over one command.
 const COMMAND: Duration = Duration::from_secs(30);
 /// How long a whole mail may take. Shorter than the lease on it.
@@ -84,13 +86,13 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 /// Why a mail did not leave.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub(crate) enum Failure {
-    /// Nothing leaves now: no connection, no TLS, no login, no quota. Everything waits.
-    #[error("{0:#}")]
-    Everything(anyhow::Error),
+    /// Nothing leaves now. Everything waits.
+    Everything(Cause, String),
+    /// The server does not take this mail for now.
+    NotNow(String),
     /// The server will never take this mail.
-    #[error("the server refuses the mail for good: {0}")]
     Refused(String),
 }
 
@@ -104,7 +106,7 @@ pub(crate) enum Mailer {
 
 impl Mailer {
     /// Makes the folder, or the pool (no connection yet).
-    pub(crate) fn open(url: &MailUrl) -> anyhow::Result<Mailer> {
+    pub(crate) fn open(url: &MailUrl, connections: u32) -> anyhow::Result<Mailer> {
         match url {
             MailUrl::Folder(folder) => {
                 std::fs::create_dir_all(folder)
@@ -123,7 +125,7 @@ impl Mailer {
                     .port(*port)
                     .tls(tls)
                     .timeout(Some(COMMAND))
-                    .pool_config(PoolConfig::new().max_size(4));
+                    .pool_config(PoolConfig::new().max_size(connections));
                 if let Some((user, password)) = login {
                     builder = builder
                         .credentials(Credentials::new(user.clone(), password.expose_secret().to_owned()));
@@ -138,21 +140,24 @@ impl Mailer {
     /// mail written again replaces itself.
     pub(crate) async fn send(&self, name: &str, mail: Message) -> Result<(), Failure> {
         match self {
-            Mailer::Folder(folder) => {
-                write(folder, name, &mail.formatted()).await.map_err(Failure::Everything)
-            }
+            Mailer::Folder(folder) => write(folder, name, &mail.formatted())
+                .await
+                .map_err(|error| Failure::Everything(Cause::Away, format!("{error:#}"))),
             Mailer::Smtp(transport) => match tokio::time::timeout(WHOLE, transport.send(mail)).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(match classify(&error) {
                     // A server that takes nobody's mail may say so in its greeting: then a bare connection fails too.
-                    Failure::Refused(text) if transport.test_connection().await.is_err() => {
-                        Failure::Everything(anyhow::anyhow!("{text}"))
+                    Failure::Refused(why) | Failure::NotNow(why)
+                        if transport.test_connection().await.is_err() =>
+                    {
+                        Failure::Everything(Cause::Away, why)
                     }
                     failure => failure,
                 }),
-                Err(_) => Err(Failure::Everything(anyhow::anyhow!(
-                    "the SMTP server took longer than a minute and a half"
-                ))),
+                Err(_) => {
+                    let why = "the SMTP server took longer than a minute and a half".to_owned();
+                    Err(Failure::Everything(Cause::Away, why))
+                }
             },
         }
     }
@@ -169,19 +174,53 @@ async fn write(folder: &Path, name: &str, mail: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An address beyond ASCII concerns this mail when the server has no SMTPUTF8; lettre then does not send it. So does a
-/// permanent answer, unless it is about the login (530, 534, 535, 538) or Gmail's daily quota, which
-/// it reports as 550 5.4.5 (documented under "Gmail SMTP errors and codes").
+/// What an error means. About everybody's mail are, besides a connection that fails, 421 (the server closes), and answers
+/// about the login: 432, 454, 530, 534, 535, 538 (RFC 4954). Gmail tells its daily quota as 550 5.4.5 and too many mails in a
+/// short time as 421 4.7.0 (its page "Gmail SMTP errors and codes"). Other answers concern this mail alone: 4xx for now, 5xx
+/// for good; and so does an address beyond ASCII where the server has no SMTPUTF8: lettre then sends nothing.
 fn classify(error: &SmtpError) -> Failure {
-    let text = error.to_string();
-    let code = error.status().map(|code| code.to_string()).unwrap_or_default();
-    let about_us = matches!(code.as_str(), "530" | "534" | "535" | "538") || text.contains("5.4.5");
-    let unsendable = error.is_client() && text.contains("non-ascii");
-    if unsendable || (error.is_permanent() && !about_us) {
-        Failure::Refused(text)
-    } else {
-        Failure::Everything(anyhow::anyhow!("{text}"))
+    let why = chain(error);
+    if error.is_client() && why.contains("non-ascii") {
+        return Failure::Refused(why);
     }
+    let Some(code) = error.status().map(|code| code.to_string()) else {
+        return Failure::Everything(if is_about_tls(error) { Cause::Tls } else { Cause::Away }, why);
+    };
+    match code.as_str() {
+        "421" if why.contains("4.7.0") => Failure::Everything(Cause::Quota, why),
+        "421" => Failure::Everything(Cause::Away, why),
+        "432" | "454" | "530" | "534" | "535" | "538" => Failure::Everything(Cause::Login, why),
+        _ if why.contains("5.4.5") => Failure::Everything(Cause::Quota, why),
+        _ if error.is_transient() => Failure::NotNow(why),
+        _ => Failure::Refused(why),
+    }
+}
+
+/// Whether no secure connection came about: the server offers none, or what it shows is not to be trusted.
+fn is_about_tls(error: &SmtpError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    error.is_tls() || error.to_string().contains("STARTTLS")
+}
+
+/// What an error says, and what is behind it where that says more.
+fn chain(error: &SmtpError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -1,12 +1,32 @@
-//! The notifier_system service.
+//! The notifier_system service, and its dead messages.
 
 use std::process::ExitCode;
 
+use clap::{Args, Subcommand};
+use common::bus::DeadCommand;
+use common::messages::Letter;
 use common::service::{self, Parts};
-use notifier_system::{App, Config};
+use notifier_system::{App, Config, GROUP};
+
+#[derive(Args)]
+struct Options {
+    #[command(flatten)]
+    config: Config,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Messages that could not be handled
+    Dead(DeadCommand),
+}
 
 fn main() -> ExitCode {
-    service::main("notifier_system", "Vedetta's mails", |config: Config, token| async move {
-        App::build(config, Parts::default()).await?.run(token).await
+    service::main("notifier_system", "Vedetta's mails", |Options { config, command }, token| async move {
+        match command {
+            None => App::build(config, Parts::default()).await?.run(token).await,
+            Some(Command::Dead(dead)) => dead.run::<Letter>(GROUP, &config.bus, &config.admin_listen).await,
+        }
     })
 }

@@ -54,7 +54,7 @@ async fn a_folder_that_is_away_for_a_while_loses_no_mail() {
         std::fs::remove_dir(&folder).unwrap();
         service.post(&letter("a", "ada@example.com")).await;
         eventually("an attempt has failed", async || {
-            (service.metric("retried_messages_total").await > 0).then_some(())
+            (service.metric("failed_attempts_total").await > 0).then_some(())
         })
         .await;
         std::fs::create_dir(&folder).unwrap();

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
+mod dead;
 mod folder;
+mod limits;
+mod parking;
+mod security;
 mod service;
-mod sink;
 mod smtp;
 mod start;

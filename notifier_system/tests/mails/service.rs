@@ -9,6 +9,7 @@ use common::service::Parts;
 use common::testing::{TestDb, eventually, temp_path};
 use common::trace::Trace;
 use common::types::Account;
+use faults::smtp::{Answer, Sink, Step};
 use notifier_system::{App, Config};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Cli {
     #[command(flatten)]
     config: Config,
@@ -84,6 +86,11 @@ impl Service {
         .await;
     }
 
+    /// Where the admin port listens.
+    pub(crate) fn admin_addr(&self) -> &str {
+        self.admin.strip_prefix("http://").unwrap()
+    }
+
     /// Status and body of a page of the admin port.
     pub(crate) async fn admin(&self, path: &str) -> (u16, String) {
         let http = common::http::client(Duration::from_secs(60)).unwrap();
@@ -91,12 +98,12 @@ impl Service {
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
-    /// The value of a counter of the service.
+    /// The value of a counter or gauge of the service; 0 while there is none.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.admin("/metrics").await;
         let start = format!("vedetta_notifier_system_{name}");
-        let line = text.lines().find(|line| line.starts_with(&start)).unwrap();
-        line.split(' ').next_back().unwrap().parse().unwrap()
+        let line = text.lines().find(|line| line.starts_with(&start));
+        line.map_or(0, |line| line.split(' ').next_back().unwrap().parse().unwrap())
     }
 
     /// What could not be delivered, with the reason.
@@ -107,6 +114,21 @@ impl Service {
         };
         records.into_iter().map(dead).collect()
     }
+}
+
+/// What the server answers to recipients; `"greeting"` is its greeting.
+pub(crate) fn answers(sink: &Sink, answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) {
+    sink.answer(move |step| match step {
+        Step::Greeting => answer("greeting").map_or(Answer::Yes, Answer::No),
+        Step::Recipient(to) => answer(to).map_or(Answer::Yes, Answer::No),
+        _ => Answer::Yes,
+    });
+}
+
+/// Waits until no mail waits in the database.
+pub(crate) async fn nothing_waits(db: &TestDb) {
+    eventually("no mail waits", async || (db.number("SELECT COUNT(*) FROM parked").await == 0).then_some(()))
+        .await;
 }
 
 pub(crate) async fn post(log: &Log, letter: &Value) {

@@ -1,0 +1,260 @@
+//! All SQL of notifier_system: what was sent, what is being sent, what waits ([`parked`]), and who is gone.
+
+mod parked;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::db::{Db, Tx};
+use common::messages::Letter;
+use common::on;
+use common::trace::Trace;
+use common::types::Account;
+
+pub(crate) use parked::Postponed;
+
+/// How long a mail on its way is left alone, in seconds. Longer than sending one can take.
+const LEASE: i64 = 120;
+
+/// A letter with what belongs to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Mail {
+    pub(crate) letter: Letter,
+    /// The request that caused it.
+    pub(crate) trace: Trace,
+    /// Where it stood on the bus, `<topic>/<partition>/<offset>`.
+    pub(crate) origin: String,
+}
+
+/// What is to be done with a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// Send it; nobody else does.
+    Send,
+    /// It was sent already.
+    Sent,
+    /// Its account was deleted.
+    Forgotten,
+    /// It waits: the server does not take one before it to the same address, or another replica was about to send it.
+    Parked,
+    /// Somebody else is sending it.
+    Elsewhere,
+    /// Not now: as many mails as may have left. There is room again in so long.
+    Limited(Duration),
+}
+
+/// Where a mail comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Bus,
+    Parking,
+}
+
+/// So many mails may leave within so many seconds, over all replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) most: i64,
+    pub(crate) seconds: i64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Store {
+    db: Db,
+    /// Names this replica: after a restart it takes up its own leases.
+    holder: String,
+    limits: Arc<[Limit]>,
+}
+
+impl Store {
+    pub(crate) fn new(db: Db, holder: &str, limits: Vec<Limit>) -> Store {
+        Store { db, holder: holder.to_owned(), limits: limits.into() }
+    }
+
+    pub(crate) async fn ping(&self) -> sqlx::Result<()> {
+        self.db.ping().await
+    }
+
+    /// Takes the lease on a mail, unless it needs no sending now. One that comes from the bus while others to its address wait is
+    /// parked behind them.
+    pub(crate) async fn begin(&self, mail: &Mail, source: Source) -> anyhow::Result<Leave> {
+        let letter = &mail.letter;
+        let mut tx = self.db.begin().await?;
+        if !self.limits.is_empty() {
+            count_alone(&mut tx).await?;
+        }
+        let now = tx.now().await?;
+        let mut leave = self.lease(&mut tx, &letter.id, letter.account, now).await?;
+        if source == Source::Bus && is_to_wait(&mut tx, leave, letter.email.as_str()).await? {
+            parked::put_behind(&mut tx, mail, now).await?;
+            leave = Leave::Parked;
+        }
+        if leave == Leave::Send
+            && let Some(wait) = self.wait_for_room(&mut tx, &letter.id, now).await?
+        {
+            leave = Leave::Limited(wait);
+        }
+        match leave {
+            Leave::Parked | Leave::Limited(_) => release(&mut tx, &letter.id, &self.holder).await?,
+            Leave::Sent | Leave::Forgotten if source == Source::Parking => {
+                parked::remove(&mut tx, &letter.id).await?;
+            }
+            _ => {}
+        }
+        tx.commit().await?;
+        Ok(leave)
+    }
+
+    /// Takes the lease on a mail unless it was sent, is being sent, or its account is gone. The lease first: it waits for
+    /// whoever is just recording the mail as sent, and the look comes after that.
+    async fn lease(&self, tx: &mut Tx, id: &str, account: Option<Account>, now: i64) -> sqlx::Result<Leave> {
+        let held = on!(&mut *tx, |tx| {
+            sqlx::query(
+                "INSERT INTO sending (id, holder, held_until) VALUES ($1, $2, $3) \
+                 ON CONFLICT (id) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
+                 WHERE sending.held_until < $4 OR sending.holder = excluded.holder",
+            )
+            .bind(id)
+            .bind(&self.holder)
+            .bind(now + LEASE)
+            .bind(now)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected()
+        });
+        let account = account.map(|account| account.to_string()).unwrap_or_default();
+        let (sent, forgotten): (bool, bool) = on!(&mut *tx, |tx| {
+            sqlx::query_as(
+                "SELECT EXISTS (SELECT 1 FROM sent WHERE id = $1), \
+                 EXISTS (SELECT 1 FROM forgotten WHERE account = $2)",
+            )
+            .bind(id)
+            .bind(account)
+            .fetch_one(&mut **tx)
+            .await?
+        });
+        if held == 1 && (sent || forgotten) {
+            release(tx, id, &self.holder).await?;
+        }
+        Ok(match (sent, forgotten, held) {
+            (true, _, _) => Leave::Sent,
+            (_, true, _) => Leave::Forgotten,
+            (_, _, 1) => Leave::Send,
+            _ => Leave::Elsewhere,
+        })
+    }
+
+    /// How long until one more mail may leave, if none may now. A mail that is on its way, other than this one, counts as sent.
+    async fn wait_for_room(&self, tx: &mut Tx, id: &str, now: i64) -> sqlx::Result<Option<Duration>> {
+        let mut longest = None;
+        for limit in self.limits.iter() {
+            let since = now - limit.seconds;
+            let (sent, oldest, under_way): (i64, Option<i64>, i64) = on!(&mut *tx, |tx| {
+                sqlx::query_as(
+                    "SELECT COUNT(*), MIN(sent_at), \
+                     (SELECT COUNT(*) FROM sending WHERE held_until >= $2 AND id <> $3) \
+                     FROM sent WHERE sent_at > $1",
+                )
+                .bind(since)
+                .bind(now)
+                .bind(id)
+                .fetch_one(&mut **tx)
+                .await?
+            });
+            if sent + under_way >= limit.most {
+                // Whatever is on its way has an outcome in a moment.
+                let wait = oldest.filter(|_| sent >= limit.most).map_or(1, |oldest| oldest - since);
+                longest = longest.max(Some(Duration::from_secs(wait.max(1).unsigned_abs())));
+            }
+        }
+        Ok(longest)
+    }
+
+    /// Records that a mail was taken by the server.
+    pub(crate) async fn sent(&self, id: &str) -> sqlx::Result<()> {
+        let mut tx = self.db.begin().await?;
+        let now = tx.now().await?;
+        on!(&mut tx, |tx| {
+            sqlx::query("INSERT INTO sent (id, sent_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                .bind(id)
+                .bind(now)
+                .execute(&mut **tx)
+                .await?;
+            sqlx::query("DELETE FROM sending WHERE id = $1").bind(id).execute(&mut **tx).await?;
+            sqlx::query("DELETE FROM parked WHERE id = $1").bind(id).execute(&mut **tx).await?.rows_affected()
+        });
+        tx.commit().await
+    }
+
+    /// Gives the lease on a mail back.
+    pub(crate) async fn release(&self, id: &str) -> sqlx::Result<()> {
+        let mut tx = self.db.begin().await?;
+        release(&mut tx, id, &self.holder).await?;
+        tx.commit().await
+    }
+
+    /// No more mails for this account, and none of those that wait.
+    pub(crate) async fn forget(&self, account: Account) -> sqlx::Result<()> {
+        let mut tx = self.db.begin().await?;
+        let now = tx.now().await?;
+        on!(&mut tx, |tx| {
+            sqlx::query(
+                "INSERT INTO forgotten (account, forgotten_at) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            )
+            .bind(account.to_string())
+            .bind(now)
+            .execute(&mut **tx)
+            .await?;
+            sqlx::query("DELETE FROM parked WHERE account = $1")
+                .bind(account.to_string())
+                .execute(&mut **tx)
+                .await?
+                .rows_affected()
+        });
+        tx.commit().await
+    }
+
+    /// Forgets ids of mails that the bus no longer holds: older than `seconds`.
+    pub(crate) async fn prune(&self, seconds: i64) -> sqlx::Result<()> {
+        let mut tx = self.db.begin().await?;
+        let now = tx.now().await?;
+        on!(&mut tx, |tx| {
+            sqlx::query("DELETE FROM sent WHERE sent_at < $1")
+                .bind(now - seconds)
+                .execute(&mut **tx)
+                .await?
+                .rows_affected()
+        });
+        tx.commit().await
+    }
+}
+
+/// Whether a mail of the bus waits behind others. What another replica has in hand may wait for its lease to end, too: that
+/// replica may have been killed.
+async fn is_to_wait(tx: &mut Tx, leave: Leave, email: &str) -> sqlx::Result<bool> {
+    match leave {
+        Leave::Send => parked::any_to(tx, email).await,
+        Leave::Elsewhere => Ok(true),
+        _ => Ok(false),
+    }
+}
+
+/// Makes those who count mails against a limit do it one after another, until their transactions end.
+async fn count_alone(tx: &mut Tx) -> sqlx::Result<()> {
+    on!(&mut *tx, |tx| {
+        sqlx::query("UPDATE allowance SET counted = counted + 1 WHERE name = 'mails'")
+            .execute(&mut **tx)
+            .await
+            .map(|_| ())
+    })
+}
+
+async fn release(tx: &mut Tx, id: &str, holder: &str) -> sqlx::Result<()> {
+    on!(&mut *tx, |tx| {
+        sqlx::query("DELETE FROM sending WHERE id = $1 AND holder = $2")
+            .bind(id)
+            .bind(holder)
+            .execute(&mut **tx)
+            .await
+            .map(|_| ())
+    })
+}
