@@ -18,15 +18,16 @@ test: ## every check and test; starts PostgreSQL and Kafka for them where it can
 	@tools/prepare.sh
 	@tools/test.sh
 
-bench: ## the standalone's start, flights, accounts, the gateway beside nginx (BENCH=gateway ONLY="cpu rate")
+bench: ## the standalone's start, flights, accounts, mails, the gateway beside nginx (BENCH=gateway ONLY="cpu rate")
 	@tools/prepare.sh
-	@for bench in $(or $(BENCH),startup collection accounts gateway); do "bench/$$bench.sh" || exit; done
+	@for bench in $(or $(BENCH),startup collection accounts pipeline gateway); do "bench/$$bench.sh" || exit; done
 
-soak: ## kills the standalone again and again; the gateway under faults and load; collections through faults and kills
+soak: ## kills the standalone again and again; the gateway under faults and load; collections and alerts through faults and kills
 	@tools/prepare.sh
 	@tools/soak.sh
 	@tools/soak_gateway.sh
 	@tools/soak_collection.sh
+	@tools/soak_pipeline.sh
 
 fuzz: ## the gateway's normal form of request targets against libFuzzer's inventions (SECONDS_EACH=60)
 	@tools/fuzz.sh

@@ -21,24 +21,34 @@ pub struct Database {
 
 enum MadeBy {
     File(PathBuf),
-    Server(Db),
+    /// The server, and the database's name on it.
+    Server(Db, String),
 }
 
 impl Database {
     /// Makes it, empty: `sqlite:DIRECTORY` or a server, `postgres://…`.
     pub async fn create(place: &str) -> anyhow::Result<Database> {
+        Database::named(place, NAME).await
+    }
+
+    /// The same for one service of several.
+    pub async fn of(place: &str, service: &str) -> anyhow::Result<Database> {
+        Database::named(place, &format!("{NAME}_{service}")).await
+    }
+
+    async fn named(place: &str, name: &str) -> anyhow::Result<Database> {
         if let Some(directory) = place.strip_prefix("sqlite:") {
-            let file = PathBuf::from(directory).join(format!("{NAME}.db"));
+            let file = PathBuf::from(directory).join(format!("{name}.db"));
             let url = format!("sqlite:{}", file.display()).into();
             remove_files(&file)?;
             return Ok(Database { url, made_by: MadeBy::File(file) });
         }
         let server = common::db::open(&place.into(), &migrations(&[])).await?;
-        execute(&server, format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")).await?;
-        execute(&server, format!("CREATE DATABASE {NAME}")).await?;
+        execute(&server, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
+        execute(&server, format!("CREATE DATABASE {name}")).await?;
         let mut url = Url::parse(place).context("the server's address")?;
-        url.set_path(NAME);
-        Ok(Database { url: url.to_string().into(), made_by: MadeBy::Server(server) })
+        url.set_path(name);
+        Ok(Database { url: url.to_string().into(), made_by: MadeBy::Server(server, name.to_owned()) })
     }
 
     /// How many flights are stored.
@@ -64,7 +74,9 @@ impl Database {
     pub async fn remove(self) -> anyhow::Result<()> {
         match self.made_by {
             MadeBy::File(file) => remove_files(&file),
-            MadeBy::Server(server) => execute(&server, format!("DROP DATABASE {NAME} WITH (FORCE)")).await,
+            MadeBy::Server(server, name) => {
+                execute(&server, format!("DROP DATABASE {name} WITH (FORCE)")).await
+            }
         }
     }
 
@@ -74,6 +86,15 @@ impl Database {
         as_it_is.set_ignore_missing(true);
         common::db::open(&self.url, &as_it_is).await
     }
+}
+
+/// What a PostgreSQL server's `fsync` is: a figure of a server that does not wait for its disk has to say so.
+pub async fn fsync(server: &str) -> anyhow::Result<String> {
+    let db = common::db::open(&server.into(), &migrations(&[])).await?;
+    let setting =
+        on!(&db, |pool| sqlx::query_scalar("SELECT current_setting('fsync')").fetch_one(pool).await)?;
+    db.close().await;
+    Ok(setting)
 }
 
 async fn execute(db: &Db, sql: String) -> anyhow::Result<()> {

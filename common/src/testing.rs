@@ -80,21 +80,26 @@ pub async fn databases(suite: &str) -> Vec<TestDb> {
 
 /// A fresh PostgreSQL database, or a skip that is written down.
 pub async fn postgres(suite: &str) -> Option<SecretString> {
-    let server = server("TEST_DATABASE_URL", suite, "PostgreSQL")?;
+    Some(database_on(&postgres_server(suite)?).await)
+}
+
+/// A PostgreSQL server, as the URL of one of its databases, or a skip that is written down.
+pub fn postgres_server(suite: &str) -> Option<String> {
+    server("TEST_DATABASE_URL", suite, "PostgreSQL")
+}
+
+/// A fresh database on that PostgreSQL server.
+pub async fn database_on(server: &str) -> SecretString {
     let name = format!("vedetta_{}", Uuid::new_v4().simple());
-    let server_url: SecretString = server.clone().into();
-    let Backend::Postgres(pool) = crate::db::connect_for_tests(&server_url) else {
+    let Backend::Postgres(pool) = crate::db::connect_for_tests(&server.to_owned().into()) else {
         panic!("TEST_DATABASE_URL must be postgres://…")
     };
     let create = format!("CREATE DATABASE {name}");
-    sqlx::query(sqlx::AssertSqlSafe(create))
-        .execute(&pool)
-        .await
-        .expect("TEST_DATABASE_URL: no database can be made");
+    sqlx::query(sqlx::AssertSqlSafe(create)).execute(&pool).await.expect("no database can be made");
     pool.close().await;
-    let mut url = url::Url::parse(&server).expect("TEST_DATABASE_URL is a URL");
+    let mut url = url::Url::parse(server).expect("the server's address is a URL");
     url.set_path(&name);
-    Some(url.to_string().into())
+    url.to_string().into()
 }
 
 /// `host:port` of an Apache Kafka broker, or a skip that is written down. It may have any of three names: the tests' own, and
@@ -234,17 +239,20 @@ pub fn complaint(command: &mut Command) -> String {
     text
 }
 
-/// The value of `variable`; when it is unset `suite` is skipped, which `SKIP_LOG` (a file) keeps.
+/// The value of `variable`; when it is unset `suite` is skipped.
 fn server(variable: &str, suite: &str, what: &str) -> Option<String> {
     let found = std::env::var(variable).ok().filter(|value| !value.is_empty());
-    if found.is_none()
-        && let Ok(log) = std::env::var("SKIP_LOG")
-    {
-        let mut file =
-            std::fs::OpenOptions::new().create(true).append(true).open(log).expect("SKIP_LOG is writable");
-        // In one write: other tests append to it at the same moment.
-        let line = format!("SKIPPED {suite}: {what} is not to be had ({variable} is unset)\n");
-        file.write_all(line.as_bytes()).expect("SKIP_LOG is writable");
+    if found.is_none() {
+        skip(suite, &format!("{what} is not to be had ({variable} is unset)"));
     }
     found
+}
+
+/// Writes down in `SKIP_LOG` (a file), if there is one, that `suite` is skipped.
+pub fn skip(suite: &str, why: &str) {
+    let Ok(log) = std::env::var("SKIP_LOG") else { return };
+    let mut file =
+        std::fs::OpenOptions::new().create(true).append(true).open(log).expect("SKIP_LOG is writable");
+    // In one write: other tests append to it at the same moment.
+    file.write_all(format!("SKIPPED {suite}: {why}\n").as_bytes()).expect("SKIP_LOG is writable");
 }

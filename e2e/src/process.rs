@@ -12,10 +12,11 @@ use tokio::process::{Child, Command};
 
 use crate::PATIENCE;
 
-/// The binary of this name, built beside this test.
+/// The binary of this name, built beside this test; with `CHAOS_BINARIES` (a folder) the one that lies there.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let built = test.parent().unwrap().parent().unwrap().join(name);
+    let folder = std::env::var_os("CHAOS_BINARIES").map(PathBuf::from);
+    let beside = || std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
+    let built = folder.unwrap_or_else(beside).join(name);
     assert!(built.exists(), "{} is missing: cargo build --workspace --bins --all-features", built.display());
     built
 }

@@ -2,9 +2,9 @@
 //! takes it.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::Permissions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,15 +117,20 @@ fn parameters(names: &[String], not_before: i64, not_after: i64) -> Result<Certi
     Ok(parameters)
 }
 
-/// Writes a new file, so that its mode is right from its first byte on.
+/// Writes a file that is there whole or not at all, with the right mode from its first byte on.
 fn write(path: &Path, mode: u32, text: &str, force: bool) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let create = || -> io::Result<()> {
-        if force && path.exists() {
-            std::fs::remove_file(path)?;
-        }
-        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        let mut file =
+            tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()
+        file.as_file().sync_all()?;
+        if force {
+            file.persist(path)?
+        } else {
+            file.persist_noclobber(path)?
+        };
+        Ok(())
     };
     create().map_err(|error| Error::Write { path: path.to_owned(), error })
 }

@@ -215,11 +215,12 @@ fn settle_mail(config: &mut Config, data_dir: &Path) -> Result<Option<PathBuf>, 
 /// The certificate in `folder`, made if there is none; says whether it was.
 fn certificate(folder: &Path) -> anyhow::Result<((PathBuf, PathBuf), bool)> {
     let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
-    let missing = !cert.exists() && !key.exists();
+    // The key is written first: one without a certificate is left by a start that was killed.
+    let missing = !cert.exists();
     if missing {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        gen_cert::generate(&gen_cert::Options::into_folder(folder), &Clock::System)
-            .context("a certificate")?;
+        let options = gen_cert::Options { force: true, ..gen_cert::Options::into_folder(folder) };
+        gen_cert::generate(&options, &Clock::System).context("a certificate")?;
     }
     Ok(((cert, key), missing))
 }

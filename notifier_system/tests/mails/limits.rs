@@ -23,6 +23,7 @@ async fn no_more_leave_than_may_and_the_rest_later() {
             for n in 0..5 {
                 service.post(&letter(&format!("{limit}{n}"), &format!("p{n}@example.com"))).await;
             }
+            eventually("as many as may", async || (sink.count() == 3).then_some(())).await;
             has_stopped(&service).await;
             assert_eq!(sink.count(), 3, "{limit}");
             let log = service.stop().await;
