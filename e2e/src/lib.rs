@@ -7,6 +7,8 @@
     reason = "only tests use this"
 )]
 
+#[cfg(feature = "kafka")]
+pub mod broker;
 pub mod client;
 pub mod expected;
 pub mod five;

@@ -128,9 +128,6 @@ mod binaries {
     use e2e::five::{Five, SERVICES};
     use e2e::journey::Traveller;
     use e2e::mailbox::Mail;
-    use rdkafka::admin::{AdminClient, AdminOptions};
-    use rdkafka::client::DefaultClientContext;
-    use rdkafka::config::ClientConfig;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::DefaultProducerContext;
     use reqwest::{Method, StatusCode};
@@ -146,7 +143,7 @@ mod binaries {
     async fn the_journey_as_five_binaries_over_postgresql_and_apache_kafka() {
         let suite = "five binaries over PostgreSQL and Apache Kafka";
         let Some(broker) = testing::kafka(suite) else { return };
-        forget_earlier_runs(&broker).await;
+        e2e::broker::forget_earlier_runs(&broker).await;
         journey(suite, &broker).await;
     }
 
@@ -157,22 +154,6 @@ mod binaries {
             cluster.create_topic(&format!("{topic}.dead"), 1, 1).unwrap();
         }
         cluster
-    }
-
-    /// What an earlier run left in the topics of a broker that is kept would be mailed in this one.
-    async fn forget_earlier_runs(broker: &str) {
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", broker).create().unwrap();
-        let topics = ["to-alert-system", "to-notifier", "user-forgotten"];
-        let groups = ["alert_group", "notifier_group", "collector_group"];
-        // Most often there are none, which is an error of each.
-        let _ = admin.delete_topics(&topics, &AdminOptions::new()).await.unwrap();
-        let _ = admin.delete_groups(&groups, &AdminOptions::new()).await.unwrap();
-        e2e::eventually("the topics to be gone", async || {
-            let all = admin.inner().fetch_metadata(None, std::time::Duration::from_secs(10)).unwrap();
-            all.topics().iter().all(|topic| !topics.contains(&topic.name())).then_some(())
-        })
-        .await;
     }
 
     async fn journey(suite: &str, broker: &str) {
