@@ -24,7 +24,7 @@ pub use config::Config;
 use crate::letter::Writer;
 
 /// The consumer group.
-pub const GROUP: &str = "alert_group";
+const GROUP: &str = "alert_group";
 
 /// The service, ready to run.
 pub struct App {
@@ -65,7 +65,7 @@ impl App {
                 async move { bus.ready().await.map_err(|error| format!("the bus: {error}")) }
             })
         };
-        let dead = DeadLetters::new::<WindowCounted>(bus.clone(), GROUP);
+        let dead = DeadLetters::new::<WindowCounted>(bus.clone());
         let admin = admin(Admin { metrics: Arc::new(metrics), ready }).merge(dead.routes());
         Ok(App { admin_listener, admin_addr, admin, bus, consumer, judge })
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use alert_system::{App, Config, GROUP};
+use alert_system::{App, Config};
 use clap::{Args, Subcommand};
 use common::bus::DeadCommand;
 use common::messages::WindowCounted;
@@ -26,9 +26,7 @@ fn main() -> ExitCode {
     service::main("alert_system", "Vedetta's rule", |Options { config, command }, token| async move {
         match command {
             None => App::build(config, Parts::default()).await?.run(token).await,
-            Some(Command::Dead(dead)) => {
-                dead.run::<WindowCounted>(GROUP, &config.bus, &config.admin_listen).await
-            }
+            Some(Command::Dead(dead)) => dead.run::<WindowCounted>(&config.bus, &config.admin_listen).await,
         }
     })
 }

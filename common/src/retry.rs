@@ -23,13 +23,18 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let full = doubled(self.first, self.most, self.attempts);
         self.attempts = self.attempts.saturating_add(1);
-        full.mul_f64(rand::rng().random_range(0.5..=1.0))
+        jittered(full)
     }
 
     /// Starts over, after a success.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
+}
+
+/// A wait shortened at random by up to half.
+pub fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
 /// `first` doubled `attempts` times, at most `most`.

@@ -6,8 +6,10 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
-/// What an earlier run left in the topics would be mailed in this one.
+/// What an earlier run left in the topics would be mailed in this one. Only on a broker of this machine: they are deleted.
 pub async fn forget_earlier_runs(broker: &str) {
+    let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
+    assert!(["127.0.0.1", "localhost", "[::1]"].contains(&host), "{broker} is not a broker for tests");
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", broker).create().unwrap();
     let topics = ["to-alert-system", "to-notifier", "user-forgotten"];

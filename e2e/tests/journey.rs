@@ -167,6 +167,7 @@ mod binaries {
         for service in SERVICES {
             answers_on_its_admin_port(five.admin(service)).await;
         }
+        kafkas_clients_behave_as_the_assignment_sets_them(&five);
         // One request id, from the gateway's log to the notifier's.
         for service in ["gateway", "data_collector", "alert_system", "notifier_system"] {
             let lines = five.process(service).log();
@@ -239,6 +240,29 @@ mod binaries {
         assert_eq!((to("ada@example.com"), to("eve@example.com")), (2, 2), "{mails:?}");
         let next = |mail: &Mail| mail.to == "ada@example.com" && mail.subject.contains("departures");
         assert!(mails.iter().any(next), "the letter that waited was sent instead: {mails:?}");
+    }
+
+    /// As librdkafka has taken the settings: `acks=-1` is its word for all, `smallest` for earliest.
+    fn kafkas_clients_behave_as_the_assignment_sets_them(five: &Five) {
+        let batching = "linger.ms=500 batch.size=16384 max.in.flight.requests.per.connection=1";
+        let at_once = "linger.ms=0";
+        for (service, sends) in [
+            ("data_collector", batching),
+            ("user_manager", at_once),
+            ("alert_system", at_once),
+            ("notifier_system", at_once),
+        ] {
+            let lines = five.process(service).log();
+            let told = lines.iter().find(|line| line["message"] == "the bus is Kafka").unwrap();
+            let (producer, consumer) =
+                (told["producer"].as_str().unwrap(), told["consumer"].as_str().unwrap());
+            let first = format!("acks=-1 retries=3 enable.idempotence=true {sends}");
+            assert!(producer.starts_with(&first), "{service}: {producer}");
+            assert!(
+                consumer.starts_with("auto.offset.reset=smallest enable.auto.commit=false"),
+                "{consumer}"
+            );
+        }
     }
 
     async fn answers_on_its_admin_port(admin: SocketAddr) {

@@ -75,8 +75,8 @@ pub struct LimitArgs {
     /// Mails in 24 hours at most, over all replicas; unset: 450 with GMAIL_USER, else no limit
     #[arg(long, env = "MAIL_DAILY_MAX", value_parser = clap::value_parser!(u32).range(1..))]
     pub mail_daily_max: Option<u32>,
-    /// How long mails wait after the server has refused the login, offered no TLS, or takes no more for now; doubling to half
-    /// an hour
+    /// How long mails wait after the server has refused the login or the sender, offered no TLS, or takes no more for now;
+    /// doubling to half an hour
     #[arg(long, env = "MAIL_PATIENCE", value_parser = humantime::parse_duration, default_value = "1m")]
     pub mail_patience: Duration,
     /// How long a mail is tried that the server refuses for now (4xx), before it goes to the dead topic

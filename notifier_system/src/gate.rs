@@ -21,6 +21,8 @@ pub(crate) enum Cause {
     Tls,
     /// The login is refused.
     Login,
+    /// The sender is refused.
+    Sender,
     /// The server takes no more for now.
     Quota,
 }
@@ -31,6 +33,7 @@ impl Cause {
             Cause::Away => "away",
             Cause::Tls => "tls",
             Cause::Login => "login",
+            Cause::Sender => "sender",
             Cause::Quota => "quota",
         }
     }
@@ -40,7 +43,7 @@ impl Cause {
     fn backoff(self, patience: Duration) -> Backoff {
         match self {
             Cause::Away => Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),
-            Cause::Tls | Cause::Login | Cause::Quota => {
+            Cause::Tls | Cause::Login | Cause::Sender | Cause::Quota => {
                 Backoff::new(patience, Duration::from_secs(1800).max(patience))
             }
         }
@@ -56,6 +59,9 @@ impl Cause {
                 wait_s,
                 "the mail server refuses the login: see MAIL_URL or GMAIL_USER and GMAIL_APP_PASSWORD; mails wait"
             ),
+            Cause::Sender => {
+                tracing::error!(why, wait_s, "the mail server refuses the sender: see MAIL_FROM; mails wait");
+            }
             Cause::Tls => tracing::error!(
                 why,
                 wait_s,
@@ -179,11 +185,17 @@ impl Pass {
         self.gate.set(Some(Closed { until, trying: false, failing: Some((cause, backoff)) }));
     }
 
-    /// A limit is reached; there is room again in so long.
+    /// A limit is reached; there is room again in so long. What fails besides is not forgotten.
     pub(crate) fn limited(mut self, wait: Duration) {
         self.trial = false;
         tracing::info!(wait_s = wait.as_secs(), "the limit of mails is reached; mails wait");
-        self.gate.set(Some(Closed { until: Instant::now() + wait, trying: false, failing: None }));
+        let before = self.gate.closed().take();
+        let until = Instant::now() + wait;
+        let (until, failing) = match before {
+            Some(closed) if closed.failing.is_some() => (until.max(closed.until), closed.failing),
+            _ => (until, None),
+        };
+        self.gate.set(Some(Closed { until, trying: false, failing }));
     }
 }
 

@@ -35,12 +35,12 @@ pub(crate) fn page(letter: &Letter) -> Option<String> {
     Some(page.into_string())
 }
 
-/// Lines as they are; words that are links as links.
+/// Lines as they are; links with a token as links. Others are there for programs, with the method before them.
 fn text(body: &str) -> Markup {
     html! {
         @for line in body.trim_end().lines() {
             @for word in line.split_whitespace() {
-                @if word.starts_with("https://") || word.starts_with("http://") {
+                @if is_link(word) {
                     a href=(word) { (word) }
                 } @else {
                     (word)
@@ -50,6 +50,10 @@ fn text(body: &str) -> Markup {
             br;
         }
     }
+}
+
+fn is_link(word: &str) -> bool {
+    (word.starts_with("https://") || word.starts_with("http://")) && word.contains("?token=")
 }
 
 /// A bar for each day, oldest first, its height in proportion to the highest; the number stands below it.
@@ -128,10 +132,11 @@ mod tests {
     #[test]
     fn text_is_text_and_links_are_links() {
         let page =
-            page(&letter("A <b> & \"c\"\n\nNo more: https://localhost:8443/x?a=1&b=\"2\"\n", &[])).unwrap();
+            page(&letter("A <b> & \"c\"\n\nPATCH https://localhost:8443/y\nNo more: https://localhost:8443/x?token=1&b=\"2\"\n", &[])).unwrap();
         assert!(page.contains("A &lt;b&gt; &amp;"), "{page}");
-        assert!(page.contains("href=\"https://localhost:8443/x?a=1&amp;b=&quot;2&quot;\""), "{page}");
+        assert!(page.contains("href=\"https://localhost:8443/x?token=1&amp;b=&quot;2&quot;\""), "{page}");
         assert!(page.contains("<title>KJFK: &lt;351&gt; flights</title>"), "{page}");
+        assert_eq!(page.matches("href").count(), 1, "what a click cannot do is no link: {page}");
         assert!(!page.contains("<b>") && heights(&page).is_empty(), "{page}");
     }
 

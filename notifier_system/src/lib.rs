@@ -40,7 +40,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
 ];
 
 /// The consumer group.
-pub const GROUP: &str = "notifier_group";
+const GROUP: &str = "notifier_group";
 /// Ids of sent mails are kept this long, in seconds: 30 days longer than the bus keeps its messages.
 const IDS_KEPT: i64 = 60 * 86_400;
 
@@ -65,7 +65,7 @@ impl App {
         let database_url = config.database.url()?;
         let admin_listener = bind("ADMIN_LISTEN", &config.admin_listen).await?;
         let admin_addr = local_addr(&admin_listener)?;
-        let mailer = Mailer::open(&mail_url, config.mail.limits.mail_connections)?;
+        let mailer = Mailer::open(&mail_url, &from.email)?;
         let db = common::db::open(&database_url, &migrations(MIGRATIONS)).await?;
         let bus = match parts.bus {
             Some(bus) => bus,
@@ -94,7 +94,7 @@ impl App {
                 }
             })
         };
-        let dead = DeadLetters::new::<Letter>(bus.clone(), GROUP);
+        let dead = DeadLetters::new::<Letter>(bus.clone());
         let admin = admin(Admin { metrics: Arc::new(metrics), ready }).merge(dead.routes());
         Ok(App { admin_listener, admin_addr, admin, consumer, bus, notifier })
     }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use common::bus::DeadCommand;
 use common::messages::Letter;
 use common::service::{self, Parts};
-use notifier_system::{App, Config, GROUP};
+use notifier_system::{App, Config};
 
 #[derive(Args)]
 struct Options {
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     service::main("notifier_system", "Vedetta's mails", |Options { config, command }, token| async move {
         match command {
             None => App::build(config, Parts::default()).await?.run(token).await,
-            Some(Command::Dead(dead)) => dead.run::<Letter>(GROUP, &config.bus, &config.admin_listen).await,
+            Some(Command::Dead(dead)) => dead.run::<Letter>(&config.bus, &config.admin_listen).await,
         }
     })
 }

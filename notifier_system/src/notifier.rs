@@ -23,6 +23,8 @@ use crate::store::{Leave, Mail, Postponed, Source, Store};
 
 /// How often the database is asked for mails that are due.
 const LOOK: Duration = Duration::from_secs(1);
+/// A mail with which the connection broke so many times is parked.
+const BROKEN: u32 = 3;
 
 /// Sends letters. Clones share it.
 #[derive(Clone)]
@@ -174,6 +176,7 @@ impl Notifier {
                     tracing::warn!(why, wait_s = wait.as_secs(), "the server does not take the mail for now");
                     return Ok(true);
                 }
+                Postponed::Gone => return Ok(true),
                 Postponed::TooLong => {
                     format!("tried for {}, and then: {why}", humantime::format_duration(self.0.give_up))
                 }
@@ -199,6 +202,8 @@ impl Notifier {
             Ok(composed) => composed,
             Err(error) => return Ok(Some(Outcome::Refused(format!("no mail can be made of it: {error:#}")))),
         };
+        let mut broken = 0;
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             let Some(turn) = held.run_until_cancelled(self.turn()).await else { return Ok(None) };
             let (place, pass) = turn?;
@@ -210,14 +215,15 @@ impl Notifier {
                 }
                 other => return Ok(Some(Outcome::Done(other))),
             }
-            let sent = mailer.send(&Composer::name(letter), composed.clone()).await;
-            drop(place);
+            let sent = mailer.send(&Composer::name(letter), &composed).await;
             // Servers repeat the address in what they answer.
             let masked = |why: String| why.replace(letter.email.as_str(), &letter.email.masked());
             match sent {
                 Ok(()) => {
                     pass.answered();
                     self.record(&letter.id).await;
+                    // Only now: while nothing can be recorded, nothing more is sent.
+                    drop(place);
                     self.0.sent.inc();
                     tracing::info!(to = letter.email.masked(), subject = letter.subject, "sent");
                     return Ok(Some(Outcome::Sent));
@@ -225,6 +231,16 @@ impl Notifier {
                 Err(mailer::Failure::Everything(cause, why)) => {
                     pass.failed(cause, &masked(why));
                     store.release(&letter.id).await?;
+                }
+                Err(mailer::Failure::Broken(why)) => {
+                    pass.answered();
+                    broken += 1;
+                    if broken == BROKEN {
+                        return Ok(Some(Outcome::NotNow(masked(why))));
+                    }
+                    store.release(&letter.id).await?;
+                    drop(place);
+                    held.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await;
                 }
                 Err(mailer::Failure::NotNow(why)) => {
                     pass.answered();
@@ -247,7 +263,8 @@ impl Notifier {
 
     /// Records that a mail was taken, however long the database is away: to give up would be to send it again.
     async fn record(&self, id: &str) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        // Looked for often: when the database is back, this is to be known before another replica asks.
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
         while let Err(error) = self.0.store.sent(id).await {
             self.0.unrecorded.inc();
             tracing::warn!(id, %error, "the mail was sent, which cannot be recorded; trying again");

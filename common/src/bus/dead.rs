@@ -1,7 +1,7 @@
 //! Dead topics: what lies there, and how it is put back.
 //!
-//! A group of its own remembers up to where dead messages have been put back. A Kafka bus is asked straight; the embedded log
-//! belongs to one process, so there the running service is asked, on its admin port.
+//! What was put back is removed there. A Kafka bus is asked straight; the embedded log belongs to one process, so there the
+//! running service is asked, on its admin port.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::messages::{Message, dead_topic};
 use crate::service::reachable;
 use crate::types::Email;
 
-/// Messages that are put back together.
-const BATCH: usize = 500;
+/// Messages that are read and put back together.
+const BATCH: usize = 100;
 /// Messages that a list shows unless more are asked for, and how many may be.
 const LISTED: usize = 100;
 const MOST_LISTED: usize = 10_000;
@@ -32,7 +32,6 @@ const MOST_LISTED: usize = 10_000;
 pub struct DeadLetters {
     bus: Bus,
     topic: &'static str,
-    group: String,
 }
 
 /// An undeliverable message, as a person sees it.
@@ -51,34 +50,44 @@ pub struct DeadLetter {
 }
 
 impl DeadLetters {
-    /// Those that `group` could not handle.
-    pub fn new<M: Message>(bus: Bus, group: &str) -> DeadLetters {
-        DeadLetters { bus, topic: M::TOPIC, group: format!("{group}.dead") }
+    /// Those of `M`'s topic.
+    pub fn new<M: Message>(bus: Bus) -> DeadLetters {
+        DeadLetters { bus, topic: M::TOPIC }
     }
 
-    /// What was not put back yet, oldest first, at most `most`.
+    /// What lies there, oldest first, at most `most`.
     pub async fn list(&self, most: usize) -> Result<Vec<DeadLetter>, Error> {
-        let dead = self.bus.pending(&self.group, &dead_topic(self.topic), most).await?;
-        Ok(dead.iter().map(shown).collect())
+        let (topic, mut from, mut found) = (dead_topic(self.topic), BTreeMap::new(), Vec::new());
+        // Some at a time: a message for a thousand users has some hundred thousand bytes.
+        while found.len() < most {
+            let dead = self.bus.read_from(&topic, &positions(&from), BATCH.min(most - found.len())).await?;
+            if dead.is_empty() {
+                break;
+            }
+            found.extend(dead.iter().map(shown));
+            go_behind(&mut from, &dead);
+        }
+        Ok(found)
     }
 
     /// Puts back, oldest first, what lies there now, or at most `most` of it; says how many. They are handled as if they came for
-    /// the first time, with the ids that they had. Interrupted, it may put up to 500 back a second time.
+    /// the first time, with the ids that they had. Interrupted, it may put up to 100 back a second time.
     pub async fn replay(&self, most: usize) -> Result<usize, Error> {
         let topic = dead_topic(self.topic);
         // What fails again while this goes on lies behind.
         let ends: BTreeMap<i32, i64> =
             self.bus.ends(&topic).await?.into_iter().map(|end| (end.partition, end.next)).collect();
-        let mut count = 0;
+        let (mut from, mut count) = (BTreeMap::new(), 0);
         while count < most {
-            let mut dead = self.bus.pending(&self.group, &topic, BATCH.min(most - count)).await?;
+            let mut dead = self.bus.read_from(&topic, &positions(&from), BATCH.min(most - count)).await?;
             dead.retain(|envelope| ends.get(&envelope.partition).is_some_and(|end| envelope.offset < *end));
             if dead.is_empty() {
                 break;
             }
             let records = dead.iter().map(|envelope| self.put_back(&envelope.record)).collect();
             self.bus.publish(records).await.into_iter().collect::<Result<(), Error>>()?;
-            self.bus.commit(&self.group, &topic, &behind(&dead)).await?;
+            go_behind(&mut from, &dead);
+            self.bus.remove_before(&topic, &positions(&from)).await?;
             count += dead.len();
         }
         tracing::info!(topic = self.topic, count, "dead messages were put back");
@@ -111,13 +120,15 @@ fn shown(envelope: &Envelope) -> DeadLetter {
     }
 }
 
-/// The positions after these.
-fn behind(envelopes: &[Envelope]) -> Vec<Position> {
-    let mut next = BTreeMap::new();
+/// Moves positions, by partition, behind these.
+fn go_behind(from: &mut BTreeMap<i32, i64>, envelopes: &[Envelope]) {
     for envelope in envelopes {
-        next.insert(envelope.partition, envelope.offset + 1);
+        from.insert(envelope.partition, envelope.offset + 1);
     }
-    next.into_iter().map(|(partition, next)| Position { partition, next }).collect()
+}
+
+fn positions(from: &BTreeMap<i32, i64>) -> Vec<Position> {
+    from.iter().map(|(partition, next)| Position { partition: *partition, next: *next }).collect()
 }
 
 #[derive(Deserialize)]
@@ -169,13 +180,13 @@ enum Verb {
 }
 
 impl DeadCommand {
-    /// Runs it for the messages of `M` that `group` could not handle. A Kafka bus is used straight, otherwise the service whose
-    /// admin port listens at `admin_listen` on this machine.
-    pub async fn run<M: Message>(self, group: &str, bus: &BusArgs, admin_listen: &str) -> anyhow::Result<()> {
+    /// Runs it for the topic of `M`. A Kafka bus is used straight, otherwise the service whose admin port listens at
+    /// `admin_listen` on this machine.
+    pub async fn run<M: Message>(self, bus: &BusArgs, admin_listen: &str) -> anyhow::Result<()> {
         let lines = match bus.url() {
             Ok(BusUrl::Kafka(_)) => {
                 let bus = Bus::open(bus, ProducerStyle::Immediate).await?;
-                self.ask_bus(&DeadLetters::new::<M>(bus, group)).await?
+                self.ask_bus(&DeadLetters::new::<M>(bus)).await?
             }
             _ => self.ask_service(admin_listen).await?,
         };
@@ -185,7 +196,7 @@ impl DeadCommand {
 
     async fn ask_bus(self, dead: &DeadLetters) -> anyhow::Result<Vec<String>> {
         Ok(match self.verb {
-            Verb::List { limit } => lines(&dead.list(limit).await?)?,
+            Verb::List { limit } => lines(&dead.list(limit.min(MOST_LISTED)).await?)?,
             Verb::Replay { limit } => vec![replayed(dead.replay(limit.unwrap_or(usize::MAX)).await?)],
         })
     }

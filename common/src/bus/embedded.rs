@@ -141,32 +141,17 @@ impl Log {
         rows.into_iter().map(Row::record).collect()
     }
 
-    pub(super) async fn pending(
-        &self,
-        group: &str,
-        topic: &str,
-        most: usize,
-    ) -> Result<Vec<Envelope>, Error> {
-        let next = "SELECT COALESCE((SELECT next FROM reader WHERE grp = $1 AND topic = $2), 0)";
-        let next: i64 = sqlx::query_scalar(next).bind(group).bind(topic).fetch_one(&self.pool).await?;
-        self.read_from(topic, next, most, &CancellationToken::new()).await
-    }
-
-    pub(super) async fn commit(&self, group: &str, topic: &str, positions: &[Position]) -> Result<(), Error> {
+    pub(super) async fn remove_before(&self, topic: &str, positions: &[Position]) -> Result<(), Error> {
         let Some(position) = positions.last() else { return Ok(()) };
-        sqlx::query(
-            "INSERT INTO reader (grp, topic, next) VALUES ($1, $2, $3) \
-             ON CONFLICT (grp, topic) DO UPDATE SET next = excluded.next",
-        )
-        .bind(group)
-        .bind(topic)
-        .bind(position.next)
-        .execute(&self.pool)
-        .await?;
+        sqlx::query("DELETE FROM record WHERE topic = $1 AND position < $2")
+            .bind(topic)
+            .bind(position.next)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 
-    async fn read_from(
+    pub(super) async fn read_from(
         &self,
         topic: &str,
         next: i64,
@@ -255,10 +240,14 @@ impl Reader {
     }
 
     pub(super) async fn commit(&mut self, positions: &[Position]) -> Result<(), Error> {
-        self.log.commit(&self.group, &self.topic, positions).await?;
-        if let Some(position) = positions.last() {
-            self.next = position.next;
-        }
+        let Some(position) = positions.last() else { return Ok(()) };
+        sqlx::query("UPDATE reader SET next = $1 WHERE grp = $2 AND topic = $3")
+            .bind(position.next)
+            .bind(&self.group)
+            .bind(&self.topic)
+            .execute(&self.log.pool)
+            .await?;
+        self.next = position.next;
         Ok(())
     }
 }

@@ -292,21 +292,24 @@ impl Bus {
         }
     }
 
-    /// What a group has not committed yet, oldest first within a partition, at most `most`.
-    async fn pending(&self, group: &str, topic: &str, most: usize) -> Result<Vec<Envelope>, Error> {
+    /// Records of a topic from where `from` is on, or its beginning; oldest first within a partition, at most `most`.
+    async fn read_from(&self, topic: &str, from: &[Position], most: usize) -> Result<Vec<Envelope>, Error> {
         match self {
-            Bus::Embedded(log) => log.pending(group, topic, most).await,
+            Bus::Embedded(log) => {
+                let next = from.first().map_or(0, |position| position.next);
+                log.read_from(topic, next, most, &CancellationToken::new()).await
+            }
             #[cfg(feature = "kafka")]
-            Bus::Kafka(kafka) => kafka.pending(group, topic, most).await,
+            Bus::Kafka(kafka) => kafka.read_from(topic, from, most).await,
         }
     }
 
-    /// Stores how far a group has got that has no readers.
-    async fn commit(&self, group: &str, topic: &str, positions: &[Position]) -> Result<(), Error> {
+    /// Removes what is before these positions from a topic that no group reads.
+    async fn remove_before(&self, topic: &str, positions: &[Position]) -> Result<(), Error> {
         match self {
-            Bus::Embedded(log) => log.commit(group, topic, positions).await,
+            Bus::Embedded(log) => log.remove_before(topic, positions).await,
             #[cfg(feature = "kafka")]
-            Bus::Kafka(kafka) => kafka.commit(group, topic, positions).await,
+            Bus::Kafka(kafka) => kafka.remove_before(topic, positions).await,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::bus::{DeadLetters, Delivery, Failure, Record};
 use common::messages::{Letter, Message, Origin};
+use common::testing::eventually;
 use common::trace::Headers;
 use common::types::Email;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ use crate::stage::{Note, Seen, Topic, group, on_every_bus, soon, topic};
 async fn dead_messages_are_listed_and_put_back_once_in_their_order() {
     topic!(Buried, "test-buried");
     on_every_bus::<Buried>(async |stage| {
+        if !stage.can_remove_records() {
+            return;
+        }
         let group = group();
         let (seen, works) = (Seen::default(), Arc::new(AtomicBool::new(false)));
         let reading = stage.consume(group, {
@@ -34,7 +38,7 @@ async fn dead_messages_are_listed_and_put_back_once_in_their_order() {
         stage.publish::<Buried>(&[("ada@example.com", 0), ("poison", 1), ("ada@example.com", 2)]).await;
         stage.dead(Buried::NAME, 3).await;
 
-        let dead = DeadLetters::new::<Note<Buried>>(stage.bus.clone(), group);
+        let dead = DeadLetters::new::<Note<Buried>>(stage.bus.clone());
         let listed = dead.list(10).await.unwrap();
         let mut reasons: Vec<&str> = listed.iter().map(|letter| letter.reason.as_str()).collect();
         reasons.sort_unstable();
@@ -51,13 +55,17 @@ async fn dead_messages_are_listed_and_put_back_once_in_their_order() {
         seen.reaches(2).await;
         assert_eq!(seen.of("ada@example.com"), [0, 2], "{stage}");
         // What failed again lies there again, and remembers where it was first.
-        stage.dead(Buried::NAME, 4).await;
-        let again = dead.list(10).await.unwrap();
+        let again = eventually("it failed again", async || {
+            Some(dead.list(10).await.unwrap()).filter(|again| !again.is_empty())
+        })
+        .await;
         assert_eq!(again.len(), 1, "{stage}: {again:?}");
         let first = listed.iter().find(|letter| letter.reason == "no 1").unwrap();
         assert_eq!((&again[0].reason, &again[0].origin), (&first.reason, &first.origin), "{stage}");
-        assert_eq!(dead.replay(1).await.unwrap(), 1, "{stage}");
         reading.stop().await;
+        assert_eq!(dead.replay(1).await.unwrap(), 1, "{stage}");
+        assert_eq!(dead.list(10).await.unwrap(), [], "{stage}: what was put back is gone");
+        assert_eq!(dead.replay(usize::MAX).await.unwrap(), 0, "{stage}");
     })
     .await;
 }
@@ -83,6 +91,9 @@ impl Message for Replayed {
 async fn an_id_made_of_a_place_outlives_the_dead_topic() {
     topic!(Place, "test-replayed");
     on_every_bus::<Place>(async |stage| {
+        if !stage.can_remove_records() {
+            return;
+        }
         let group = group();
         let (tell, mut told) = mpsc::unbounded_channel();
         let reading = stage.consume(group, move |delivery: Delivery<Replayed>| {
@@ -95,7 +106,7 @@ async fn an_id_made_of_a_place_outlives_the_dead_topic() {
         stage.bus.publish(vec![record]).await.remove(0).unwrap();
         let first = soon("the message", told.recv()).await.unwrap();
         stage.dead(Replayed::TOPIC, 1).await;
-        let dead = DeadLetters::new::<Replayed>(stage.bus.clone(), group);
+        let dead = DeadLetters::new::<Replayed>(stage.bus.clone());
         assert_eq!(dead.replay(usize::MAX).await.unwrap(), 1, "{stage}");
         assert_eq!(soon("the message again", told.recv()).await.unwrap(), first, "{stage}");
         reading.stop().await;

@@ -150,6 +150,11 @@ impl Stage {
         Stage { name, bus: Bus::open(&args, ProducerStyle::Immediate).await.unwrap(), broker: Some(broker) }
     }
 
+    /// librdkafka's mock cannot.
+    pub(crate) fn can_remove_records(&self) -> bool {
+        self.name != "the mock"
+    }
+
     /// Publishes notes at once.
     pub(crate) async fn publish<T: Topic>(&self, notes: &[(&str, u32)]) {
         let answers =

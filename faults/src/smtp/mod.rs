@@ -54,6 +54,8 @@ pub enum Step<'a> {
         /// The user.
         user: &'a str,
     },
+    /// It has named this sender.
+    Sender(&'a str),
     /// It has named this recipient.
     Recipient(&'a str),
     /// It has sent a whole mail.

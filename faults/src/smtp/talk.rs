@@ -193,8 +193,11 @@ impl Talk {
         if !smtputf8 && !from.is_ascii() {
             return self.say("553 5.6.7 the address needs SMTPUTF8").await;
         }
-        self.mail = Some(Mail { from: from.to_owned(), to: None, smtputf8 });
-        self.say("250 2.1.0 ok").await
+        if self.asks(&Step::Sender(from)).await? {
+            self.mail = Some(Mail { from: from.to_owned(), to: None, smtputf8 });
+            self.say("250 2.1.0 ok").await?;
+        }
+        Ok(())
     }
 
     async fn recipient(&mut self, rest: &str) -> Result<()> {

@@ -2,8 +2,8 @@
 
 mod parked;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use common::db::{Db, Tx};
 use common::messages::Letter;
@@ -15,6 +15,8 @@ pub(crate) use parked::Postponed;
 
 /// How long a mail on its way is left alone, in seconds. Longer than sending one can take.
 const LEASE: i64 = 120;
+/// For so long after the database was away no lease of another replica is taken over.
+const HOLD_OFF: Duration = Duration::from_secs(15);
 
 /// A letter with what belongs to it.
 #[derive(Clone, Debug)]
@@ -63,11 +65,13 @@ pub(crate) struct Store {
     /// Names this replica: after a restart it takes up its own leases.
     holder: String,
     limits: Arc<[Limit]>,
+    /// When the database was last found to be away, or busy.
+    troubled: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Store {
     pub(crate) fn new(db: Db, holder: &str, limits: Vec<Limit>) -> Store {
-        Store { db, holder: holder.to_owned(), limits: limits.into() }
+        Store { db, holder: holder.to_owned(), limits: limits.into(), troubled: Arc::default() }
     }
 
     pub(crate) async fn ping(&self) -> sqlx::Result<()> {
@@ -77,8 +81,20 @@ impl Store {
     /// Takes the lease on a mail, unless it needs no sending now. One that comes from the bus while others to its address wait is
     /// parked behind them.
     pub(crate) async fn begin(&self, mail: &Mail, source: Source) -> anyhow::Result<Leave> {
+        let begun = self.try_begin(mail, source).await;
+        if begun.is_err() {
+            *self.troubled() = Some(Instant::now());
+        }
+        begun
+    }
+
+    async fn try_begin(&self, mail: &Mail, source: Source) -> anyhow::Result<Leave> {
         let letter = &mail.letter;
         let mut tx = self.db.begin().await?;
+        // One that waits already, and comes again, is left to those who try it: they may have it in hand.
+        if source == Source::Bus && parked::has(&mut tx, &letter.id).await? {
+            return Ok(Leave::Parked);
+        }
         if !self.limits.is_empty() {
             count_alone(&mut tx).await?;
         }
@@ -93,15 +109,25 @@ impl Store {
         {
             leave = Leave::Limited(wait);
         }
-        match leave {
-            Leave::Parked | Leave::Limited(_) => release(&mut tx, &letter.id, &self.holder).await?,
-            Leave::Sent | Leave::Forgotten if source == Source::Parking => {
-                parked::remove(&mut tx, &letter.id).await?;
-            }
+        match (leave, source) {
+            (Leave::Parked | Leave::Limited(_), _) => release(&mut tx, &letter.id, &self.holder).await?,
+            (Leave::Sent | Leave::Forgotten, Source::Parking) => parked::remove(&mut tx, &letter.id).await?,
+            (Leave::Elsewhere, Source::Parking) => parked::put_off(&mut tx, &letter.id, now).await?,
             _ => {}
         }
         tx.commit().await?;
         Ok(leave)
+    }
+
+    fn troubled(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.troubled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leases of others that ended before this may be taken. None may when the database was just away: the mail may have been
+    /// sent, and whoever sent it could not say so yet.
+    fn ended_before(&self, now: i64) -> i64 {
+        let recently = self.troubled().is_some_and(|when| when.elapsed() < HOLD_OFF);
+        if recently { 0 } else { now }
     }
 
     /// Takes the lease on a mail unless it was sent, is being sent, or its account is gone. The lease first: it waits for
@@ -116,7 +142,7 @@ impl Store {
             .bind(id)
             .bind(&self.holder)
             .bind(now + LEASE)
-            .bind(now)
+            .bind(self.ended_before(now))
             .execute(&mut **tx)
             .await?
             .rows_affected()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::db::Tx;
-use common::retry::doubled;
+use common::retry::{doubled, jittered};
 use common::{on, row};
 
 use super::{Mail, Store, release};
@@ -12,6 +12,8 @@ use super::{Mail, Store, release};
 /// The first wait of a mail that the server does not take, and the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(30 * 60);
+/// How long a mail is put off that another replica has in hand, in seconds.
+const PUT_OFF: i64 = 3;
 /// Mails that are looked at together.
 const MOST_DUE: i64 = 100;
 
@@ -20,8 +22,10 @@ const MOST_DUE: i64 = 100;
 pub(crate) enum Postponed {
     /// It is tried again in so long.
     For(Duration),
-    /// It was tried for long enough.
+    /// It was tried for long enough. Its lease is kept until it is buried.
     TooLong,
+    /// Its account was deleted meanwhile.
+    Gone,
 }
 
 row! {
@@ -37,9 +41,10 @@ impl Store {
     pub(crate) async fn park(&self, mail: &Mail) -> anyhow::Result<Duration> {
         let mut tx = self.db.begin().await?;
         let now = tx.now().await?;
+        // Rows of `sending` come before those of `parked` in every transaction, so that none waits for another crosswise.
+        release(&mut tx, &mail.letter.id, &self.holder).await?;
         put_behind(&mut tx, mail, now).await?;
         let wait = postpone(&mut tx, &mail.letter.id, now, 0).await?;
-        release(&mut tx, &mail.letter.id, &self.holder).await?;
         tx.commit().await?;
         Ok(wait)
     }
@@ -82,11 +87,15 @@ impl Store {
         });
         let outcome = match found {
             Some((_, parked_at)) if now - parked_at >= give_up.as_secs().cast_signed() => Postponed::TooLong,
-            Some((attempts, _)) => Postponed::For(postpone(&mut tx, id, now, attempts).await?),
-            // Its account was deleted meanwhile.
-            None => Postponed::For(Duration::ZERO),
+            Some((attempts, _)) => {
+                release(&mut tx, id, &self.holder).await?;
+                Postponed::For(postpone(&mut tx, id, now, attempts).await?)
+            }
+            None => {
+                release(&mut tx, id, &self.holder).await?;
+                Postponed::Gone
+            }
         };
-        release(&mut tx, id, &self.holder).await?;
         tx.commit().await?;
         Ok(outcome)
     }
@@ -94,8 +103,8 @@ impl Store {
     /// A mail waits no more: it lies in the dead topic.
     pub(crate) async fn unpark(&self, mail: &Mail) -> sqlx::Result<()> {
         let mut tx = self.db.begin().await?;
-        remove(&mut tx, &mail.letter.id).await?;
         release(&mut tx, &mail.letter.id, &self.holder).await?;
+        remove(&mut tx, &mail.letter.id).await?;
         tx.commit().await
     }
 }
@@ -106,6 +115,28 @@ impl Row {
         let trace = serde_json::from_str(&self.trace).context("the trace of a parked letter")?;
         Ok(Mail { letter, trace, origin: self.origin })
     }
+}
+
+/// Whether this mail waits.
+pub(super) async fn has(tx: &mut Tx, id: &str) -> sqlx::Result<bool> {
+    on!(&mut *tx, |tx| {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM parked WHERE id = $1)")
+            .bind(id)
+            .fetch_one(&mut **tx)
+            .await
+    })
+}
+
+/// Puts a mail off for a moment, without counting an attempt: another replica has it in hand.
+pub(super) async fn put_off(tx: &mut Tx, id: &str, now: i64) -> sqlx::Result<()> {
+    on!(&mut *tx, |tx| {
+        sqlx::query("UPDATE parked SET due_at = $1 WHERE id = $2")
+            .bind(now + PUT_OFF)
+            .bind(id)
+            .execute(&mut **tx)
+            .await
+            .map(|_| ())
+    })
 }
 
 /// Whether mails to this address wait.
@@ -145,7 +176,7 @@ pub(super) async fn put_behind(tx: &mut Tx, mail: &Mail, now: i64) -> anyhow::Re
 
 /// Counts an attempt; says how long until the next.
 async fn postpone(tx: &mut Tx, id: &str, now: i64, attempts: i64) -> sqlx::Result<Duration> {
-    let wait = doubled(FIRST_WAIT, LONGEST_WAIT, u32::try_from(attempts).unwrap_or(u32::MAX));
+    let wait = jittered(doubled(FIRST_WAIT, LONGEST_WAIT, u32::try_from(attempts).unwrap_or(u32::MAX)));
     on!(&mut *tx, |tx| {
         sqlx::query("UPDATE parked SET attempts = $1, due_at = $2 WHERE id = $3")
             .bind(attempts + 1)

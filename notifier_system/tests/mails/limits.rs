@@ -25,6 +25,9 @@ async fn no_more_leave_than_may_and_the_rest_later() {
             }
             eventually("as many as may", async || (sink.count() == 3).then_some(())).await;
             has_stopped(&service).await;
+            // Had one more been under way, it would be in `sending`.
+            let under_way = async || db.number("SELECT COUNT(*) FROM sending").await;
+            eventually("nothing is under way", async || (under_way().await == 0).then_some(())).await;
             assert_eq!(sink.count(), 3, "{limit}");
             let log = service.stop().await;
             // Two days later there is room again.

@@ -160,6 +160,26 @@ async fn what_another_replica_was_about_to_send_waits_until_its_lease_ends() {
     }
 }
 
+/// A letter that comes again while its mail is on its way from the parking takes nobody's lease away.
+#[tokio::test]
+async fn a_letter_that_comes_again_leaves_the_parked_mail_in_hand_alone() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        busy_for(&sink, "ada@example.com", u32::MAX);
+        let service = Service::start(&db, &sink.url()).await;
+        service.post(&letter("a", "ada@example.com")).await;
+        service.settled().await;
+        // Not due for long.
+        db.execute("UPDATE parked SET due_at = 4102444800").await;
+        let lease = "INSERT INTO sending (id, holder, held_until) VALUES ('a', 'one', 4102444800) \
+                     ON CONFLICT (id) DO UPDATE SET held_until = 4102444800";
+        db.execute(lease).await;
+        service.post(&letter("a", "ada@example.com")).await;
+        service.settled().await;
+        assert_eq!(db.number("SELECT COUNT(*) FROM sending WHERE held_until = 4102444800").await, 1);
+    }
+}
+
 #[tokio::test]
 async fn the_number_of_mails_that_wait_is_told() {
     for db in databases().await {

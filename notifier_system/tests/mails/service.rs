@@ -116,10 +116,11 @@ impl Service {
     }
 }
 
-/// What the server answers to recipients; `"greeting"` is its greeting.
+/// What the server answers to recipients; `"greeting"` is its greeting, `"sender"` what it says to any sender.
 pub(crate) fn answers(sink: &Sink, answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) {
     sink.answer(move |step| match step {
         Step::Greeting => answer("greeting").map_or(Answer::Yes, Answer::No),
+        Step::Sender(_) => answer("sender").map_or(Answer::Yes, Answer::No),
         Step::Recipient(to) => answer(to).map_or(Answer::Yes, Answer::No),
         _ => Answer::Yes,
     });

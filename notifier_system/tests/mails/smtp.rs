@@ -10,7 +10,7 @@ use tokio::net::TcpSocket;
 
 use crate::service::{Service, answers, databases, forget, letter, nothing_waits, post};
 use common::testing::eventually;
-use faults::smtp::{Options, Sink};
+use faults::smtp::{Answer, Options, Sink, Step};
 
 #[tokio::test]
 async fn a_letter_becomes_one_mail_with_the_right_headers() {
@@ -147,6 +147,8 @@ async fn while_the_server_takes_nobodys_mail_everything_waits_and_then_arrives()
     for db in databases().await {
         for (what, answer) in [
             ("ada@example.com", "550 5.4.5 daily sending quota exceeded"),
+            ("sender", "550 5.7.1 sender rejected"),
+            ("sender", "451 4.3.0 come again"),
             ("greeting", "421 4.7.0 too many connections"),
             ("greeting", "554 no service here now"),
             ("greeting", "421 4.3.2 going down"),
@@ -163,6 +165,51 @@ async fn while_the_server_takes_nobodys_mail_everything_waits_and_then_arrives()
             assert_eq!(sink.taken().len(), 1, "{answer}");
             assert!(service.dead().await.is_empty(), "{answer}");
         }
+    }
+}
+
+/// Answers about the login, or about a connection, are about one mail where others get through.
+#[tokio::test]
+async fn one_recipient_does_not_stop_the_others_whatever_the_server_says_of_them() {
+    for db in databases().await {
+        for answer in [
+            "454 4.7.1 relay access denied",
+            "530 5.7.1 no",
+            "421 4.3.2 not for you",
+            "550 5.7.1 [185.4.5.9]",
+        ] {
+            let sink = Sink::start().await;
+            answers(&sink, move |to| (to == "gone@example.com").then(|| answer.to_owned()));
+            let service = Service::start(&db, &sink.url()).await;
+            for n in 0..4 {
+                service.post(&letter(&format!("{answer}{n}"), "gone@example.com")).await;
+                service.post(&letter(&format!("{answer}{n}-"), &format!("p{n}@example.com"))).await;
+            }
+            service.settled().await;
+            assert_eq!(sink.count(), 4, "{answer}");
+            let waits = db.number("SELECT COUNT(*) FROM parked").await;
+            assert_eq!(waits as usize + service.dead().await.len(), 4, "{answer}");
+            db.execute("DELETE FROM parked").await;
+        }
+    }
+}
+
+/// A mail at which the server breaks off each time is not tried at everybody's cost.
+#[tokio::test]
+async fn a_mail_at_which_the_server_always_breaks_off_is_parked() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        sink.answer(|step| match step {
+            Step::Recipient("gone@example.com") => Answer::TakeAndCut,
+            _ => Answer::Yes,
+        });
+        let service = Service::start(&db, &sink.url()).await;
+        service.post(&letter("a", "gone@example.com")).await;
+        service.post(&letter("b", "ada@example.com")).await;
+        service.settled().await;
+        assert_eq!(db.texts("SELECT id FROM parked").await, ["a"]);
+        assert_eq!(sink.count(), 1);
+        assert!(service.dead().await.is_empty());
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
@@ -151,8 +152,7 @@ impl Kafka {
         if missing.is_empty() {
             return Ok(());
         }
-        // As producers do, so that what they were told of TLS and logins holds here too.
-        let admin: AdminClient<_> = self.0.producer_config.create()?;
+        let admin = self.admin()?;
         let new = missing.iter().map(|topic| {
             let retention = if topic.ends_with(".dead") { "-1" } else { RETENTION_MS };
             NewTopic::new(topic, self.0.partitions, TopicReplication::Fixed(self.0.replicas))
@@ -168,6 +168,11 @@ impl Kafka {
             }
         }
         Ok(())
+    }
+
+    /// As producers are, so that what they were told of TLS and logins holds here too.
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
+        self.0.producer_config.create()
     }
 
     async fn topics(&self) -> Result<Vec<String>, Error> {

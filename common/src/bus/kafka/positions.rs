@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::admin::AdminOptions;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::Producer;
@@ -66,56 +67,52 @@ impl Kafka {
         asked.await.map_err(|_| Error::Stopped)?
     }
 
-    /// The records that a group has not committed yet, at most `most`, without joining it.
-    pub(in crate::bus) async fn pending(
+    /// Records of a topic from where `from` is on, or its beginning; oldest first within a partition, at most `most`.
+    pub(in crate::bus) async fn read_from(
         &self,
-        group: &str,
         topic: &str,
+        from: &[Position],
         most: usize,
     ) -> Result<Vec<Envelope>, Error> {
         let ends = self.ends(topic).await?;
-        let asking: BaseConsumer = self.consumer_config(group).create()?;
-        let topic = topic.to_owned();
-        tokio::task::spawn_blocking(move || read_pending(&asking, &topic, &ends, most))
+        // It assigns, and neither joins a group nor commits.
+        let asking: BaseConsumer = self.consumer_config("vedetta-looks").create()?;
+        let (topic, from) = (topic.to_owned(), from.to_vec());
+        tokio::task::spawn_blocking(move || read_up_to(&asking, &topic, &from, &ends, most))
             .await
             .map_err(|_| Error::Stopped)?
     }
 
-    /// Stores how far a group has got that nobody is a member of.
-    pub(in crate::bus) async fn commit(
+    /// Removes what is before these positions.
+    pub(in crate::bus) async fn remove_before(
         &self,
-        group: &str,
         topic: &str,
         positions: &[Position],
     ) -> Result<(), Error> {
-        let asking: BaseConsumer = self.consumer_config(group).create()?;
-        let list = list_of(topic, positions)?;
-        let committed = tokio::task::spawn_blocking(move || asking.commit(&list, CommitMode::Sync));
-        Ok(committed.await.map_err(|_| Error::Stopped)??)
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
+        let removed = self.admin()?.delete_records(&list_of(topic, positions)?, &options).await?;
+        for partition in removed.elements() {
+            partition.error()?;
+        }
+        Ok(())
     }
 }
 
-/// Reads from what the group has committed up to `ends`, partition after partition in turn as they come.
-fn read_pending(
+/// Reads up to `ends`, partition after partition as they come.
+fn read_up_to(
     asking: &BaseConsumer,
     topic: &str,
+    from: &[Position],
     ends: &[Position],
     most: usize,
 ) -> Result<Vec<Envelope>, Error> {
-    let mut list = TopicPartitionList::new();
-    for end in ends {
-        list.add_partition(topic, end.partition);
-    }
-    let committed = asking.committed_offsets(list, REQUEST)?;
     let mut left = Vec::new();
     for end in ends {
         let (low, _) = asking.fetch_watermarks(topic, end.partition, REQUEST)?;
-        let begin = match committed.find_partition(topic, end.partition).map(|found| found.offset()) {
-            Some(Offset::Offset(next)) => next.max(low),
-            _ => low,
-        };
-        if begin < end.next {
-            left.push((Position { partition: end.partition, next: begin }, end.next));
+        let asked = from.iter().find(|position| position.partition == end.partition);
+        let next = asked.map_or(low, |position| position.next.max(low));
+        if next < end.next {
+            left.push((Position { partition: end.partition, next }, end.next));
         }
     }
     let begins: Vec<Position> = left.iter().map(|(begin, _)| *begin).collect();
@@ -135,6 +132,8 @@ fn read_pending(
                     found.push(Envelope { partition, offset, record, held });
                 }
             }
+            // What was found before somebody removed the rest is better than nothing.
+            None if Instant::now() > patience && !found.is_empty() => break,
             None if Instant::now() > patience => {
                 return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut).into());
             }

@@ -13,7 +13,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,12 @@ const FINISH: Duration = Duration::from_secs(5);
 const HAND_BACK: Duration = Duration::from_secs(30);
 /// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(2);
-/// Records kept ready; beyond them the partitions are paused.
+/// How long is waited for a command that is near, and for records when there is nothing to do.
+const SOON: Duration = Duration::from_millis(5);
+const IDLE: Duration = Duration::from_millis(50);
+/// How long a poll may wait when enough is ready; a rebalance is noticed only then.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Records kept ready; beyond them nothing is polled, and after a while the partitions are paused.
 const READY: usize = 2000;
 /// And payload bytes: a message for a thousand users has some hundred thousand.
 const READY_BYTES: usize = 16 << 20;
@@ -59,8 +64,10 @@ impl Reader {
             wanted: None,
             batch_out: false,
             paused: false,
+            full_since: None,
             closed: false,
             topic: topic.to_owned(),
+            lost: Vec::new(),
             token: token.clone(),
             held: HashMap::new(),
         })));
@@ -112,8 +119,11 @@ struct State {
     wanted: Option<(usize, oneshot::Sender<Vec<Envelope>>)>,
     batch_out: bool,
     paused: bool,
+    full_since: Option<Instant>,
     closed: bool,
     topic: String,
+    /// Partitions of the batch that is out that were given back before it was done.
+    lost: Vec<i32>,
     /// The reader's.
     token: CancellationToken,
     /// By partition: cancelled when it is taken away.
@@ -146,6 +156,9 @@ impl ConsumerContext for Callbacks {
             state.obey(consumer, Duration::from_millis(100));
         }
         state.recall(partitions);
+        if state.batch_out {
+            state.lost.extend(partitions.elements().iter().map(|partition| partition.partition()));
+        }
     }
 }
 
@@ -154,42 +167,64 @@ impl Hand {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls the consumer and obeys the reader until the reader is gone or the consumer has failed for good. The lock
-    /// is never held during a poll.
+    /// Reads ahead and obeys the reader until the reader is gone or the consumer has failed for good. The lock is never held
+    /// during a poll.
     fn poll_until_closed(&self, consumer: &BaseConsumer<Callbacks>) {
-        let mut in_trouble = false;
+        let mut trouble = Trouble::default();
         while !self.state().closed && consumer.client().fatal_error().is_none() {
-            // With a batch out the next command is near.
-            let wait = Duration::from_millis(if self.state().batch_out { 2 } else { 50 });
-            let mut polled = consumer.poll(wait);
-            while let Some(outcome) = polled {
-                match outcome {
-                    Ok(message) => {
-                        in_trouble = false;
-                        let mut state = self.state();
-                        state.bytes += message.payload_len();
-                        let envelope = Envelope {
-                            partition: message.partition(),
-                            offset: message.offset(),
-                            record: as_record(&message),
-                            held: state.held(message.partition()),
-                        };
-                        state.ready.push_back(envelope);
-                    }
-                    // librdkafka tries again by itself, and reports each time; once is enough.
-                    Err(error) if !in_trouble => {
-                        in_trouble = true;
-                        tracing::warn!(%error, "Kafka cannot be read; trying on");
-                    }
-                    Err(error) => tracing::debug!(%error, "Kafka cannot be read"),
-                }
-                let full = self.state().is_full();
-                polled = if full { None } else { consumer.poll(Duration::ZERO) };
+            // Paused, a poll gives nothing, but it is what Kafka sees of a consumer that lives.
+            while !self.state().is_full_and_reads_on() {
+                let Some(polled) = consumer.poll(Duration::ZERO) else { break };
+                self.take(polled, &mut trouble);
             }
             let mut state = self.state();
             while state.obey(consumer, Duration::ZERO) {}
             state.deliver();
             state.balance(consumer);
+            if state.batch_out || !state.ready.is_empty() {
+                // The next command is near.
+                state.obey(consumer, SOON);
+                state.deliver();
+            } else {
+                drop(state);
+                if let Some(polled) = consumer.poll(IDLE) {
+                    self.take(polled, &mut trouble);
+                }
+            }
+        }
+    }
+
+    /// Keeps what was polled ready.
+    fn take(&self, polled: Result<BorrowedMessage<'_>, KafkaError>, trouble: &mut Trouble) {
+        let message = match polled {
+            Ok(message) => message,
+            Err(error) => return trouble.tell(&error),
+        };
+        trouble.told = false;
+        let mut state = self.state();
+        state.bytes += message.payload_len();
+        let envelope = Envelope {
+            partition: message.partition(),
+            offset: message.offset(),
+            record: as_record(&message),
+            held: state.held(message.partition()),
+        };
+        state.ready.push_back(envelope);
+    }
+}
+
+/// librdkafka tries again by itself, and reports each time; once is enough.
+#[derive(Default)]
+struct Trouble {
+    told: bool,
+}
+
+impl Trouble {
+    fn tell(&mut self, error: &KafkaError) {
+        if std::mem::replace(&mut self.told, true) {
+            tracing::debug!(%error, "Kafka cannot be read");
+        } else {
+            tracing::warn!(%error, "Kafka cannot be read; trying on");
         }
     }
 }
@@ -212,9 +247,12 @@ impl State {
     fn obey(&mut self, consumer: &BaseConsumer<Callbacks>, wait: Duration) -> bool {
         match self.inbox.recv_timeout(wait) {
             Ok(Command::Next { most, reply }) => self.wanted = Some((most, reply)),
-            Ok(Command::Commit { positions, reply }) => {
+            Ok(Command::Commit { mut positions, reply }) => {
+                // Whoever has those partitions now may have got further.
+                positions.retain(|position| !self.lost.contains(&position.partition));
                 let _ = reply.send(commit(consumer, &self.topic, &positions));
                 self.batch_out = false;
+                self.lost.clear();
             }
             Err(RecvTimeoutError::Timeout) => return false,
             Err(RecvTimeoutError::Disconnected) => {
@@ -244,17 +282,29 @@ impl State {
         self.ready.len() >= READY || self.bytes >= READY_BYTES
     }
 
-    /// Pauses the partitions while enough is ready.
+    /// Nothing more is to be polled: it would be kept.
+    fn is_full_and_reads_on(&self) -> bool {
+        self.is_full() && !self.paused
+    }
+
+    /// Pauses the partitions when there has been enough for a while: then it can be polled without getting more. Not at once,
+    /// since librdkafka throws away what it has fetched of a partition that is paused.
     fn balance(&mut self, consumer: &BaseConsumer<Callbacks>) {
-        let full = self.is_full();
+        if !self.is_full() {
+            self.full_since = None;
+        } else if self.full_since.is_none() {
+            self.full_since = Some(Instant::now());
+        }
+        let pause = self.full_since.is_some_and(|since| since.elapsed() > PATIENCE);
         let drained = self.ready.len() < READY / 2 && self.bytes < READY_BYTES / 2;
-        if full != self.paused && (full || drained) {
-            let changed = consumer.assignment().and_then(|partitions| {
-                if full { consumer.pause(&partitions) } else { consumer.resume(&partitions) }
-            });
-            if changed.is_ok() {
-                self.paused = full;
-            }
+        if pause == self.paused || (self.paused && !drained) {
+            return;
+        }
+        let changed = consumer.assignment().and_then(|partitions| {
+            if pause { consumer.pause(&partitions) } else { consumer.resume(&partitions) }
+        });
+        if changed.is_ok() {
+            self.paused = pause;
         }
     }
 }
@@ -264,5 +314,8 @@ fn size<'a>(envelopes: impl IntoIterator<Item = &'a Envelope>) -> usize {
 }
 
 fn commit(consumer: &BaseConsumer<Callbacks>, topic: &str, positions: &[Position]) -> Result<(), KafkaError> {
+    if positions.is_empty() {
+        return Ok(());
+    }
     consumer.commit(&list_of(topic, positions)?, CommitMode::Sync)
 }
