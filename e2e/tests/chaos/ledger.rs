@@ -12,13 +12,16 @@ const LATE: Duration = Duration::from_secs(5);
 /// A lost answer to a mail is lost within this time.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// A mail that was taken is recorded within this time, though the database be away.
+const RECORD: Duration = Duration::from_secs(20);
+
 /// Why a mail was sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
     /// The mail server took it and never said so.
     Unanswered,
-    /// The way to the mail server was disturbed, so the answer may not have arrived.
-    Disturbed,
+    /// The way to the mail server was disturbed, so the answer may not have arrived: by the disturbance of this number.
+    Disturbed(usize),
     /// Whoever had sent it was killed, before it was written down: by the kill of this number.
     Killed(usize),
 }
@@ -61,10 +64,12 @@ impl Ledger {
         let lost = |(began, ended): &(Instant, Instant)| {
             *began <= (earlier.at + ANSWER).min(copy.at) && earlier.at <= *ended + LATE
         };
-        if disturbances.iter().any(lost) {
-            return Some(Cause::Disturbed);
+        if let Some(number) = disturbances.iter().position(lost) {
+            return Some(Cause::Disturbed(number));
         }
         let kills = self.kills.lock().unwrap();
-        kills.iter().position(|kill| earlier.at <= *kill + LATE && *kill <= copy.at).map(Cause::Killed)
+        let unrecorded =
+            |kill: &Instant| earlier.at <= *kill + LATE && *kill <= (earlier.at + RECORD).min(copy.at);
+        kills.iter().position(unrecorded).map(Cause::Killed)
     }
 }
