@@ -1,6 +1,6 @@
 //! From a letter on the bus to a mail that the server has taken, or one that waits, or one in the dead topic.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::bus::{Consumer, Delivery, Failure, Record};
@@ -43,8 +43,11 @@ struct Inner {
     consumer: Consumer,
     /// Something was parked.
     parked: Notify,
+    /// Ids of mails that were taken and are not recorded yet.
+    unrecorded: Mutex<Vec<String>>,
+    recording: tokio::sync::Mutex<()>,
     sent: Counter,
-    unrecorded: Counter,
+    failed_recordings: Counter,
     waiting: Gauge,
 }
 
@@ -69,10 +72,10 @@ impl Notifier {
         limits: &LimitArgs,
         metrics: &mut Metrics,
     ) -> Notifier {
-        let (sent, unrecorded, waiting) = (Counter::default(), Counter::default(), Gauge::default());
+        let (sent, failed_recordings, waiting) = (Counter::default(), Counter::default(), Gauge::default());
         metrics.register("sent_mails", "Mails that the server has taken", sent.clone());
         let help = "Attempts to record a sent mail that failed and are repeated";
-        metrics.register("failed_recordings", help, unrecorded.clone());
+        metrics.register("failed_recordings", help, failed_recordings.clone());
         let help = "Mails that wait in the database, over all replicas";
         metrics.register("parked_mails", help, waiting.clone());
         Notifier(Arc::new(Inner {
@@ -85,8 +88,10 @@ impl Notifier {
             give_up: limits.mail_give_up,
             consumer,
             parked: Notify::new(),
+            unrecorded: Mutex::default(),
+            recording: tokio::sync::Mutex::default(),
             sent,
-            unrecorded,
+            failed_recordings,
             waiting,
         }))
     }
@@ -261,14 +266,25 @@ impl Notifier {
         Ok((place, self.0.gate.pass().await))
     }
 
-    /// Records that a mail was taken, however long the database is away: to give up would be to send it again.
+    /// Records that a mail was taken, however long the database is away: to give up would be to send it again. Whoever's turn it is
+    /// records all that were taken meanwhile, in one transaction.
     async fn record(&self, id: &str) {
-        // Looked for often: when the database is back, this is to be known before another replica asks.
+        self.unrecorded().push(id.to_owned());
+        let _turn = self.0.recording.lock().await;
+        let ids = std::mem::take(&mut *self.unrecorded());
+        if ids.is_empty() {
+            return;
+        }
+        // Tried often: when the database is back, this is to be known before another replica asks.
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
-        while let Err(error) = self.0.store.sent(id).await {
-            self.0.unrecorded.inc();
-            tracing::warn!(id, %error, "the mail was sent, which cannot be recorded; trying again");
+        while let Err(error) = self.0.store.sent(&ids).await {
+            self.0.failed_recordings.inc();
+            tracing::warn!(?ids, %error, "mails were sent, which cannot be recorded; trying again");
             tokio::time::sleep(backoff.next_wait()).await;
         }
+    }
+
+    fn unrecorded(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -195,19 +195,28 @@ impl Store {
         Ok(longest)
     }
 
-    /// Records that a mail was taken by the server.
-    pub(crate) async fn sent(&self, id: &str) -> sqlx::Result<()> {
+    /// Records that mails were taken by the server.
+    pub(crate) async fn sent(&self, ids: &[String]) -> sqlx::Result<()> {
         let mut tx = self.db.begin().await?;
         let now = tx.now().await?;
-        on!(&mut tx, |tx| {
-            sqlx::query("INSERT INTO sent (id, sent_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-                .bind(id)
-                .bind(now)
-                .execute(&mut **tx)
-                .await?;
-            sqlx::query("DELETE FROM sending WHERE id = $1").bind(id).execute(&mut **tx).await?;
-            sqlx::query("DELETE FROM parked WHERE id = $1").bind(id).execute(&mut **tx).await?.rows_affected()
-        });
+        // In one order, so that two replicas do not wait for each other crosswise.
+        let mut ids: Vec<&String> = ids.iter().collect();
+        ids.sort_unstable();
+        for id in ids {
+            on!(&mut tx, |tx| {
+                sqlx::query("INSERT INTO sent (id, sent_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                    .bind(id)
+                    .bind(now)
+                    .execute(&mut **tx)
+                    .await?;
+                sqlx::query("DELETE FROM sending WHERE id = $1").bind(id).execute(&mut **tx).await?;
+                sqlx::query("DELETE FROM parked WHERE id = $1")
+                    .bind(id)
+                    .execute(&mut **tx)
+                    .await?
+                    .rows_affected()
+            });
+        }
         tx.commit().await
     }
 
