@@ -138,9 +138,12 @@ impl Gate {
         self.0.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, closed: Option<Closed>) {
+    /// Replaces what there is, and tells those who wait.
+    fn change(&self, change: impl FnOnce(Option<Closed>) -> Option<Closed>) {
+        let mut closed = self.closed();
+        *closed = change(closed.take());
         self.0.stopped.set(i64::from(closed.is_some()));
-        *self.closed() = closed;
+        drop(closed);
         self.0.changed.notify_waiters();
     }
 }
@@ -159,43 +162,40 @@ impl Pass {
             if self.gate.0.stopped.get() == 1 {
                 tracing::info!("mails leave again");
             }
-            self.gate.set(None);
+            self.gate.change(|_| None);
         }
     }
 
     /// Nothing leaves, for this reason.
     pub(crate) fn failed(mut self, cause: Cause, why: &str) {
         self.gate.0.failures.get_or_create(&Labels { cause: cause.name() }).inc();
-        let mut backoff = {
-            let mut closed = self.gate.closed();
-            match closed.take() {
+        let trial = std::mem::take(&mut self.trial);
+        let patience = self.gate.0.patience;
+        self.gate.change(|before| {
+            let mut backoff = match before {
                 // This one was under way when another closed the gate.
-                Some(other) if !self.trial => {
-                    *closed = Some(other);
-                    return;
-                }
+                Some(other) if !trial => return Some(other),
                 Some(Closed { failing: Some((same, backoff)), .. }) if same == cause => backoff,
-                _ => cause.backoff(self.gate.0.patience),
-            }
-        };
-        self.trial = false;
-        let wait = backoff.next_wait();
-        cause.tell(why, wait);
-        let until = Instant::now() + wait;
-        self.gate.set(Some(Closed { until, trying: false, failing: Some((cause, backoff)) }));
+                _ => cause.backoff(patience),
+            };
+            let wait = backoff.next_wait();
+            cause.tell(why, wait);
+            Some(Closed { until: Instant::now() + wait, trying: false, failing: Some((cause, backoff)) })
+        });
     }
 
     /// A limit is reached; there is room again in so long. What fails besides is not forgotten.
     pub(crate) fn limited(mut self, wait: Duration) {
         self.trial = false;
         tracing::info!(wait_s = wait.as_secs(), "the limit of mails is reached; mails wait");
-        let before = self.gate.closed().take();
         let until = Instant::now() + wait;
-        let (until, failing) = match before {
-            Some(closed) if closed.failing.is_some() => (until.max(closed.until), closed.failing),
-            _ => (until, None),
-        };
-        self.gate.set(Some(Closed { until, trying: false, failing }));
+        self.gate.change(|before| {
+            let (until, failing) = match before {
+                Some(closed) if closed.failing.is_some() => (until.max(closed.until), closed.failing),
+                _ => (until, None),
+            };
+            Some(Closed { until, trying: false, failing })
+        });
     }
 }
 

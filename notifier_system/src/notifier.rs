@@ -23,6 +23,8 @@ use crate::store::{Leave, Mail, Postponed, Source, Store};
 
 /// How often the database is asked for mails that are due.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the database may take to record mails. A connection to it that hangs must not hold up the others.
+const RECORD: Duration = Duration::from_secs(10);
 /// A mail with which the connection broke so many times is parked.
 const BROKEN: u32 = 3;
 
@@ -203,6 +205,10 @@ impl Notifier {
     ) -> anyhow::Result<Option<Outcome>> {
         let Inner { store, mailer, composer, clock, .. } = &*self.0;
         let letter = &mail.letter;
+        // PostgreSQL has no text with it.
+        if letter.id.contains('\0') {
+            return Ok(Some(Outcome::Refused("the id has a NUL in it".to_owned())));
+        }
         let composed = match composer.compose(letter, &mail.trace, clock.now()) {
             Ok(composed) => composed,
             Err(error) => return Ok(Some(Outcome::Refused(format!("no mail can be made of it: {error:#}")))),
@@ -277,7 +283,7 @@ impl Notifier {
         }
         // Tried often: when the database is back, this is to be known before another replica asks.
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
-        while let Err(error) = self.0.store.sent(&ids).await {
+        while let Err(error) = in_time(self.0.store.sent(&ids)).await {
             self.0.failed_recordings.inc();
             tracing::warn!(?ids, %error, "mails were sent, which cannot be recorded; trying again");
             tokio::time::sleep(backoff.next_wait()).await;
@@ -287,4 +293,8 @@ impl Notifier {
     fn unrecorded(&self) -> MutexGuard<'_, Vec<String>> {
         self.0.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn in_time(recording: impl Future<Output = sqlx::Result<()>>) -> anyhow::Result<()> {
+    Ok(tokio::time::timeout(RECORD, recording).await??)
 }

@@ -58,9 +58,11 @@ impl DeadLetters {
     /// What lies there, oldest first, at most `most`.
     pub async fn list(&self, most: usize) -> Result<Vec<DeadLetter>, Error> {
         let (topic, mut from, mut found) = (dead_topic(self.topic), BTreeMap::new(), Vec::new());
+        let ends = self.bus.ends(&topic).await?;
         // Some at a time: a message for a thousand users has some hundred thousand bytes.
         while found.len() < most {
-            let dead = self.bus.read_from(&topic, &positions(&from), BATCH.min(most - found.len())).await?;
+            let batch = BATCH.min(most - found.len());
+            let dead = self.bus.read_between(&topic, &positions(&from), &ends, batch).await?;
             if dead.is_empty() {
                 break;
             }
@@ -75,12 +77,11 @@ impl DeadLetters {
     pub async fn replay(&self, most: usize) -> Result<usize, Error> {
         let topic = dead_topic(self.topic);
         // What fails again while this goes on lies behind.
-        let ends: BTreeMap<i32, i64> =
-            self.bus.ends(&topic).await?.into_iter().map(|end| (end.partition, end.next)).collect();
+        let ends = self.bus.ends(&topic).await?;
         let (mut from, mut count) = (BTreeMap::new(), 0);
         while count < most {
-            let mut dead = self.bus.read_from(&topic, &positions(&from), BATCH.min(most - count)).await?;
-            dead.retain(|envelope| ends.get(&envelope.partition).is_some_and(|end| envelope.offset < *end));
+            let batch = BATCH.min(most - count);
+            let dead = self.bus.read_between(&topic, &positions(&from), &ends, batch).await?;
             if dead.is_empty() {
                 break;
             }

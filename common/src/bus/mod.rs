@@ -292,15 +292,24 @@ impl Bus {
         }
     }
 
-    /// Records of a topic from where `from` is on, or its beginning; oldest first within a partition, at most `most`.
-    async fn read_from(&self, topic: &str, from: &[Position], most: usize) -> Result<Vec<Envelope>, Error> {
+    /// Records of a topic from where `from` is on, or its beginning, up to `ends`; oldest first within a partition, at most
+    /// `most`.
+    async fn read_between(
+        &self,
+        topic: &str,
+        from: &[Position],
+        ends: &[Position],
+        most: usize,
+    ) -> Result<Vec<Envelope>, Error> {
         match self {
             Bus::Embedded(log) => {
-                let next = from.first().map_or(0, |position| position.next);
-                log.read_from(topic, next, most, &CancellationToken::new()).await
+                let next = |positions: &[Position]| positions.first().map_or(0, |position| position.next);
+                let mut read = log.read_from(topic, next(from), most, &CancellationToken::new()).await?;
+                read.retain(|envelope| envelope.offset < next(ends));
+                Ok(read)
             }
             #[cfg(feature = "kafka")]
-            Bus::Kafka(kafka) => kafka.read_from(topic, from, most).await,
+            Bus::Kafka(kafka) => kafka.read_between(topic, from, ends, most).await,
         }
     }
 

@@ -11,11 +11,15 @@ use lettre::transport::smtp::Error as SmtpError;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Tls};
 use lettre::transport::smtp::extension::ClientId;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::Instant;
 
 /// How long a connection may take, with TLS and login.
 const CONNECT: Duration = Duration::from_secs(20);
+/// How long one address of the server may take, if there are others.
+const ADDRESS: Duration = Duration::from_secs(5);
+/// How long a kept connection may take to show that it stands.
+const NOOP: Duration = Duration::from_secs(5);
 /// A connection that was idle for longer is asked whether it still stands.
 const FRESH: Duration = Duration::from_secs(1);
 /// And one that was idle for this long is given up.
@@ -56,15 +60,29 @@ impl Server {
         connecting.await.unwrap_or(Err(Trouble::SlowToConnect(CONNECT)))
     }
 
+    /// A socket to the first of the server's addresses that answers.
+    async fn opened(&self) -> std::io::Result<TcpStream> {
+        let mut failed = std::io::Error::other("the server has no address");
+        for address in lookup_host((self.host.as_str(), self.port)).await? {
+            match tokio::time::timeout(ADDRESS, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failed = error,
+                Err(_) => failed = std::io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(failed)
+    }
+
     async fn connect_at_leisure(&self) -> Result<AsyncSmtpConnection, Trouble> {
         let (hello, server) = (ClientId::default(), (self.host.as_str(), self.port));
         let mut connection = match &self.tls {
             // Only lettre itself can secure a connection before the greeting, so here a mail waits as described above.
             Tls::Wrapper(tls) => {
-                AsyncSmtpConnection::connect_tokio1(server, None, &hello, Some(tls.clone()), None).await
+                AsyncSmtpConnection::connect_tokio1(server, Some(ADDRESS), &hello, Some(tls.clone()), None)
+                    .await
             }
             _ => {
-                let stream = TcpStream::connect(server).await?;
+                let stream = self.opened().await?;
                 stream.set_nodelay(true)?;
                 AsyncSmtpConnection::connect_with_transport(Box::new(stream), &hello).await
             }
@@ -107,9 +125,15 @@ impl Connections {
         loop {
             let Some((mut connection, since)) = self.idle().pop() else { return self.server.connect().await };
             let idle = since.elapsed();
-            if idle < FRESH || (idle < IDLE && connection.test_connected().await) {
+            if idle < FRESH {
                 return Ok(connection);
             }
+            let stands = tokio::time::timeout(NOOP, connection.test_connected());
+            if idle < IDLE && stands.await.unwrap_or(false) {
+                return Ok(connection);
+            }
+            // The others have been idle for longer.
+            self.idle().clear();
         }
     }
 

@@ -21,7 +21,7 @@ use crate::gate::Cause;
 pub(crate) use self::url::{MailUrl, Security};
 
 /// How long a mail may take. With a connection before it, and another one after it, shorter than the lease on it.
-const WHOLE: Duration = Duration::from_secs(60);
+const WHOLE: Duration = Duration::from_secs(120);
 
 /// Why a mail did not leave.
 #[derive(Debug)]

@@ -26,8 +26,15 @@ pub(super) async fn of(trouble: &Trouble, server: &Server, sender: &Address) -> 
         Trouble::Mail(error) if error.is_client() && why.contains("non-ascii") => {
             return Failure::Refused(why);
         }
+        // Authentication is required, and there is no login.
+        Trouble::Mail(error) if has_code(error, "530") && server.login.is_none() => {
+            return Failure::Everything(Cause::Login, why);
+        }
+        // The server may say so of a connection that has carried enough.
+        Trouble::Mail(error) if has_code(error, "421") => None,
         Trouble::Mail(error) => error.status().map(|_| error),
-        Trouble::Slow(_) => None,
+        // Tried again at once, it would be one more copy.
+        Trouble::Slow(_) => return Failure::NotNow(why),
     };
     match (as_far_as_the_recipient(server, sender).await, answer) {
         (Ok(()), None) => Failure::Broken(why),
@@ -57,10 +64,9 @@ async fn as_far_as_the_recipient(server: &Server, sender: &Address) -> Result<()
 
 /// Why nothing leaves. Answers about the login are 432, 454, 530, 534, 535 and 538 (RFC 4954).
 fn cause(error: &SmtpError) -> Cause {
-    let code = error.status().map(|code| code.to_string()).unwrap_or_default();
     if is_quota(error) {
         Cause::Quota
-    } else if matches!(code.as_str(), "432" | "454" | "530" | "534" | "535" | "538")
+    } else if ["432", "454", "530", "534", "535", "538"].iter().any(|code| has_code(error, code))
         || (error.is_client() && error.to_string().contains("authentication mechanism"))
     {
         Cause::Login
@@ -71,12 +77,15 @@ fn cause(error: &SmtpError) -> Cause {
     }
 }
 
+fn has_code(error: &SmtpError, code: &str) -> bool {
+    error.status().is_some_and(|status| status.to_string() == code)
+}
+
 /// Gmail tells its daily quota as 550 5.4.5, and too many mails in a short time as 421 4.7.0 (its page "Gmail SMTP errors and
 /// codes").
 fn is_quota(error: &SmtpError) -> bool {
-    let code = error.status().map(|code| code.to_string()).unwrap_or_default();
     let says = |enhanced: &str| error.source().is_some_and(|text| text.to_string().starts_with(enhanced));
-    (code == "550" && says("5.4.5 ")) || (code == "421" && says("4.7.0 "))
+    (has_code(error, "550") && says("5.4.5 ")) || (has_code(error, "421") && says("4.7.0 "))
 }
 
 /// Whether no secure connection came about: the server offers none, or what it shows is not to be trusted.

@@ -2,7 +2,7 @@
 
 mod parked;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::db::{Db, Tx};
@@ -14,7 +14,7 @@ use common::types::Account;
 pub(crate) use parked::Postponed;
 
 /// How long a mail on its way is left alone, in seconds. Longer than sending one can take.
-const LEASE: i64 = 120;
+const LEASE: i64 = 180;
 /// For so long after the database was away no lease of another replica is taken over.
 const HOLD_OFF: Duration = Duration::from_secs(15);
 
@@ -65,13 +65,24 @@ pub(crate) struct Store {
     /// Names this replica: after a restart it takes up its own leases.
     holder: String,
     limits: Arc<[Limit]>,
-    /// When the database was last found to be away, or busy.
-    troubled: Arc<Mutex<Option<Instant>>>,
+    absence: Arc<Mutex<Absence>>,
+}
+
+/// Of the database. A start is one, too: nobody knows what was before it.
+#[derive(Clone, Copy, Debug)]
+enum Absence {
+    Lasts,
+    Ended(Instant),
 }
 
 impl Store {
     pub(crate) fn new(db: Db, holder: &str, limits: Vec<Limit>) -> Store {
-        Store { db, holder: holder.to_owned(), limits: limits.into(), troubled: Arc::default() }
+        Store {
+            db,
+            holder: holder.to_owned(),
+            limits: limits.into(),
+            absence: Arc::new(Mutex::new(Absence::Lasts)),
+        }
     }
 
     pub(crate) async fn ping(&self) -> sqlx::Result<()> {
@@ -81,11 +92,7 @@ impl Store {
     /// Takes the lease on a mail, unless it needs no sending now. One that comes from the bus while others to its address wait is
     /// parked behind them.
     pub(crate) async fn begin(&self, mail: &Mail, source: Source) -> anyhow::Result<Leave> {
-        let begun = self.try_begin(mail, source).await;
-        if begun.is_err() {
-            *self.troubled() = Some(Instant::now());
-        }
-        begun
+        self.noted(self.try_begin(mail, source).await)
     }
 
     async fn try_begin(&self, mail: &Mail, source: Source) -> anyhow::Result<Leave> {
@@ -119,15 +126,24 @@ impl Store {
         Ok(leave)
     }
 
-    fn troubled(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.troubled.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes whether the database was there.
+    fn noted<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
+        let mut absence = self.absence.lock().unwrap_or_else(PoisonError::into_inner);
+        *absence = match (&outcome, *absence) {
+            (Err(_), _) => Absence::Lasts,
+            (Ok(_), Absence::Lasts) => Absence::Ended(Instant::now()),
+            (Ok(_), ended) => ended,
+        };
+        outcome
     }
 
     /// Leases of others that ended before this may be taken. None may when the database was just away: the mail may have been
     /// sent, and whoever sent it could not say so yet.
     fn ended_before(&self, now: i64) -> i64 {
-        let recently = self.troubled().is_some_and(|when| when.elapsed() < HOLD_OFF);
-        if recently { 0 } else { now }
+        match *self.absence.lock().unwrap_or_else(PoisonError::into_inner) {
+            Absence::Ended(when) if when.elapsed() >= HOLD_OFF => now,
+            _ => 0,
+        }
     }
 
     /// Takes the lease on a mail unless it was sent, is being sent, or its account is gone. The lease first: it waits for
@@ -197,6 +213,10 @@ impl Store {
 
     /// Records that mails were taken by the server.
     pub(crate) async fn sent(&self, ids: &[String]) -> sqlx::Result<()> {
+        self.noted(self.try_sent(ids).await)
+    }
+
+    async fn try_sent(&self, ids: &[String]) -> sqlx::Result<()> {
         let mut tx = self.db.begin().await?;
         let now = tx.now().await?;
         // In one order, so that two replicas do not wait for each other crosswise.

@@ -71,7 +71,8 @@ impl Store {
 
     /// How many wait.
     pub(crate) async fn count_parked(&self) -> sqlx::Result<i64> {
-        on!(&self.db, |pool| sqlx::query_scalar("SELECT COUNT(*) FROM parked").fetch_one(pool).await)
+        let count = "SELECT COUNT(*) FROM parked";
+        self.noted(on!(&self.db, |pool| sqlx::query_scalar(count).fetch_one(pool).await))
     }
 
     /// The server does not take a parked mail this time either; gives its lease back.

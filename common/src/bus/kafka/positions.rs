@@ -67,17 +67,18 @@ impl Kafka {
         asked.await.map_err(|_| Error::Stopped)?
     }
 
-    /// Records of a topic from where `from` is on, or its beginning; oldest first within a partition, at most `most`.
-    pub(in crate::bus) async fn read_from(
+    /// Records of a topic from where `from` is on, or its beginning, up to `ends`; oldest first within a partition, at most
+    /// `most`.
+    pub(in crate::bus) async fn read_between(
         &self,
         topic: &str,
         from: &[Position],
+        ends: &[Position],
         most: usize,
     ) -> Result<Vec<Envelope>, Error> {
-        let ends = self.ends(topic).await?;
         // It assigns, and neither joins a group nor commits.
         let asking: BaseConsumer = self.consumer_config("vedetta-looks").create()?;
-        let (topic, from) = (topic.to_owned(), from.to_vec());
+        let (topic, from, ends) = (topic.to_owned(), from.to_vec(), ends.to_vec());
         tokio::task::spawn_blocking(move || read_up_to(&asking, &topic, &from, &ends, most))
             .await
             .map_err(|_| Error::Stopped)?

@@ -140,7 +140,13 @@ impl ConsumerContext for Callbacks {
     /// takes long ends with what is in flight. What is done is committed.
     fn pre_rebalance(&self, consumer: &BaseConsumer<Callbacks>, rebalance: &Rebalance<'_>) {
         let mut state = self.0.state();
-        state.paused = false;
+        // A partition that was paused would be so for good when it comes back.
+        if std::mem::take(&mut state.paused)
+            && let Err(error) = consumer.assignment().and_then(|all| consumer.resume(&all))
+        {
+            tracing::warn!(%error, "paused partitions cannot be resumed");
+        }
+        state.full_since = None;
         let Rebalance::Revoke(partitions) = rebalance else { return };
         state.ready.retain(|envelope| {
             partitions.find_partition(&envelope.record.topic, envelope.partition).is_none()
