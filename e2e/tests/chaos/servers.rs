@@ -31,6 +31,7 @@ pub(crate) struct Servers {
     pub(crate) postgres: String,
     /// The broker itself. It sends its clients to whoever it was told.
     pub(crate) kafka: SocketAddr,
+    turns: [tokio::sync::Mutex<()>; 2],
 }
 
 impl Servers {
@@ -52,11 +53,13 @@ impl Servers {
             tools(&["stop"], None).await;
             return None;
         };
-        Some(Servers { postgres, kafka: kafka.parse().unwrap() })
+        Some(Servers { postgres, kafka: kafka.parse().unwrap(), turns: Default::default() })
     }
 
     /// Kills one in the middle of what it does, and starts it again on its data after so long.
     pub(crate) async fn killed(&self, server: Server, away: Duration) {
+        // One that is just coming back would never seem to.
+        let _turn = self.turns[server as usize].lock().await;
         succeeds(tools(&["kill", server.name()], None).await);
         tokio::time::sleep(away).await;
         succeeds(tools(&["resume", server.name()], None).await);
