@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::eventually;
 use crate::mailbox::{Mail, Mailbox};
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// In the order in which they start.
 pub const SERVICES: [&str; 5] =
@@ -103,15 +103,7 @@ impl Five {
 
     /// A sample of a service's metrics.
     pub async fn metric(&self, name: &str, metric: &str) -> f64 {
-        let text =
-            reqwest::get(format!("http://{}/metrics", self.admin(name))).await.unwrap().text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with(&format!("vedetta_{name}_{metric}{{")));
-        line.unwrap_or_else(|| panic!("{metric} is not in {text}"))
-            .rsplit(' ')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap()
+        process::metric(self.admin(name), name, metric).await
     }
 
     /// Stops all, the gateway first; they end well, and nobody's address is in what they said. Gives all mails.

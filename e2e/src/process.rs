@@ -21,6 +21,13 @@ pub fn binary(name: &str) -> PathBuf {
     built
 }
 
+/// A sample of the metrics of the service at this admin port.
+pub async fn metric(admin: SocketAddr, service: &str, metric: &str) -> f64 {
+    let text = reqwest::get(format!("http://{admin}/metrics")).await.unwrap().text().await.unwrap();
+    let line = text.lines().find(|line| line.starts_with(&format!("vedetta_{service}_{metric}{{")));
+    line.unwrap_or_else(|| panic!("{metric} is not in {text}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
 /// A running process; it is killed when dropped.
 pub struct Process {
     name: String,

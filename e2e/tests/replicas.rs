@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::bus::{Bus, BusArgs, ProducerStyle, Record};
 use common::testing::{self, eventually};
 use common::trace::Headers;
-use e2e::process::Process;
+use e2e::process::{Process, metric};
 use faults::smtp::Sink;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -46,20 +46,8 @@ impl Replica {
         Replica { name, process, admin }
     }
 
-    async fn metric(&self, metric: &str) -> u64 {
-        let text =
-            reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap().text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with(&format!("vedetta_{}_{metric}{{", self.name)));
-        line.unwrap_or_else(|| panic!("{metric} is not in {text}"))
-            .rsplit(' ')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap()
-    }
-
     async fn takes_part(&self) -> bool {
-        self.metric("consumed_messages_total").await > 0
+        metric(self.admin, self.name, "consumed_messages_total").await > 0.0
     }
 }
 
