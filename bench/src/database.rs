@@ -54,7 +54,8 @@ impl Database {
     /// How many flights are stored.
     pub async fn flights(&self) -> anyhow::Result<i64> {
         let db = self.open().await?;
-        let count = on!(&db, |pool| sqlx::query_scalar("SELECT COUNT(*) FROM flight").fetch_one(pool).await)?;
+        let count =
+            on!(db.reader(), |pool| sqlx::query_scalar("SELECT COUNT(*) FROM flight").fetch_one(pool).await)?;
         db.close().await;
         Ok(count)
     }
@@ -92,13 +93,13 @@ impl Database {
 pub async fn fsync(server: &str) -> anyhow::Result<String> {
     let db = common::db::open(&server.into(), &migrations(&[])).await?;
     let setting =
-        on!(&db, |pool| sqlx::query_scalar("SELECT current_setting('fsync')").fetch_one(pool).await)?;
+        on!(db.reader(), |pool| sqlx::query_scalar("SELECT current_setting('fsync')").fetch_one(pool).await)?;
     db.close().await;
     Ok(setting)
 }
 
 async fn execute(db: &Db, sql: String) -> anyhow::Result<()> {
-    on!(db, |pool| sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()))?;
+    on!(db.writer(), |pool| sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map(|_| ()))?;
     Ok(())
 }
 

@@ -26,12 +26,21 @@ pub enum Backend<S, P> {
     Postgres(P),
 }
 
-/// A pool of connections. Clones share it.
-pub type Db = Backend<SqlitePool, PgPool>;
+/// A database. Clones share its connections.
+pub type Db = Backend<SqliteFile, PgPool>;
 /// A transaction that may write. Dropped without a commit it is undone.
 pub type Tx = Backend<Transaction<'static, Sqlite>, Transaction<'static, Postgres>>;
 
-/// Evaluates one expression for whichever database it is: `on!(&db, |pool| query.execute(pool).await)`.
+/// An SQLite file. It takes one writer at a time: those of this process wait for their turn in the queue of a pool of one
+/// connection. Left to SQLite they would ask again and again whether the file is free, with longer and longer pauses.
+#[derive(Clone, Debug)]
+pub struct SqliteFile {
+    writer: SqlitePool,
+    /// These wait for nobody.
+    readers: SqlitePool,
+}
+
+/// Evaluates one expression for whichever database it is: `on!(db.reader(), |pool| query.fetch_one(pool).await)`.
 #[macro_export]
 macro_rules! on {
     ($backend:expr, |$conn:ident| $body:expr) => {
@@ -79,9 +88,9 @@ const START_WAIT: Duration = Duration::from_secs(60);
 /// for up to a minute.
 pub async fn open(url: &SecretString, migrations: &Migrator) -> anyhow::Result<Db> {
     let db = connect(url.expose_secret())?;
-    if let Backend::Sqlite(pool) = &db {
+    if let Backend::Sqlite(file) = &db {
         // A file that cannot be opened now will not be later either.
-        let opened = pool.acquire().await;
+        let opened = file.writer.acquire().await;
         opened
             .map_err(|error| StartError::new(format!("DATABASE_URL: the file cannot be opened: {error}")))?;
     }
@@ -110,7 +119,7 @@ async fn answers(db: &Db) -> sqlx::Result<()> {
 /// Takes as long as it takes: a migration may copy a large table, and wait for another replica's.
 async fn migrate(db: &Db, migrations: &Migrator) -> Result<(), MigrateError> {
     match db {
-        Backend::Sqlite(pool) => migrations.run(pool).await,
+        Backend::Sqlite(file) => migrations.run(&file.writer).await,
         Backend::Postgres(pool) => {
             let unbounded = [("statement_timeout", "0"), ("lock_timeout", "0")];
             let options = PgConnectOptions::clone(&pool.connect_options()).options(unbounded);
@@ -139,8 +148,11 @@ fn connect(url: &str) -> Result<Db, StartError> {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(10));
-        Ok(Backend::Sqlite(pool.connect_lazy_with(options)))
+        let pool = |connections, options| {
+            let pool = SqlitePoolOptions::new().max_connections(connections);
+            pool.acquire_timeout(Duration::from_secs(10)).connect_lazy_with(options)
+        };
+        Ok(Backend::Sqlite(SqliteFile { writer: pool(1, options.clone()), readers: pool(3, options) }))
     } else {
         Err(invalid())
     }
@@ -153,23 +165,45 @@ fn is_away(error: &sqlx::Error) -> bool {
 }
 
 impl Db {
-    /// Begins a transaction. On SQLite it takes the write lock at once: a transaction that reads first and then wants
-    /// to write would be refused when another one wrote in between.
+    /// Begins a transaction. On SQLite it is the only one, and takes the write lock at once: a transaction that reads first
+    /// and then wants to write would be refused when another process wrote in between.
     pub async fn begin(&self) -> sqlx::Result<Tx> {
         Ok(match self {
-            Backend::Sqlite(pool) => Backend::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+            Backend::Sqlite(file) => Backend::Sqlite(file.writer.begin_with("BEGIN IMMEDIATE").await?),
             Backend::Postgres(pool) => Backend::Postgres(pool.begin().await?),
         })
     }
 
+    /// For one statement that reads.
+    pub fn reader(&self) -> Backend<&SqlitePool, &PgPool> {
+        match self {
+            Backend::Sqlite(file) => Backend::Sqlite(&file.readers),
+            Backend::Postgres(pool) => Backend::Postgres(pool),
+        }
+    }
+
+    /// For one statement that writes.
+    pub fn writer(&self) -> Backend<&SqlitePool, &PgPool> {
+        match self {
+            Backend::Sqlite(file) => Backend::Sqlite(&file.writer),
+            Backend::Postgres(pool) => Backend::Postgres(pool),
+        }
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> sqlx::Result<()> {
-        on!(self, |pool| sqlx::query("SELECT 1").execute(pool).await.map(|_| ()))
+        on!(self.reader(), |pool| sqlx::query("SELECT 1").execute(pool).await.map(|_| ()))
     }
 
     /// Waits until all connections are closed.
     pub async fn close(&self) {
-        on!(self, |pool| pool.close().await);
+        match self {
+            Backend::Sqlite(file) => {
+                file.readers.close().await;
+                file.writer.close().await;
+            }
+            Backend::Postgres(pool) => pool.close().await,
+        }
     }
 }
 

@@ -161,7 +161,7 @@ impl Relay {
         if self.count_waiting().await? == 0 || !self.hold_lease().await? {
             return Ok(0);
         }
-        let first: Vec<Waiting> = on!(&self.db, |pool| {
+        let first: Vec<Waiting> = on!(self.db.reader(), |pool| {
             sqlx::query_as(
                 "SELECT topic, key, window_begin, part, payload, headers FROM ( \
                    SELECT outbox.*, ROW_NUMBER() OVER (PARTITION BY topic, key \
@@ -190,7 +190,7 @@ impl Relay {
     }
 
     async fn count_waiting(&self) -> anyhow::Result<i64> {
-        let count = on!(&self.db, |pool| {
+        let count = on!(self.db.reader(), |pool| {
             sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE published_at IS NULL")
                 .fetch_one(pool)
                 .await?
@@ -200,7 +200,7 @@ impl Relay {
     }
 
     async fn give_lease_back(&self) -> sqlx::Result<()> {
-        on!(&self.db, |pool| {
+        on!(self.db.writer(), |pool| {
             sqlx::query("DELETE FROM outbox_lease WHERE holder = $1")
                 .bind(&self.holder)
                 .execute(pool)

@@ -38,14 +38,15 @@ impl TestDb {
     /// Changes rows behind a service's back.
     pub async fn execute(&self, text: &'static str) {
         let db = crate::db::connect_for_tests(&self.url);
-        crate::on!(&db, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).expect("it can be done");
+        crate::on!(db.writer(), |pool| sqlx::query(text).execute(pool).await.map(|_| ()))
+            .expect("it can be done");
         db.close().await;
     }
 
     /// Changes its tables: several statements, in its own words.
     pub async fn execute_all(&self, statements: String) {
         let db = crate::db::connect_for_tests(&self.url);
-        let done = crate::on!(&db, |pool| sqlx::raw_sql(sqlx::AssertSqlSafe(statements))
+        let done = crate::on!(db.writer(), |pool| sqlx::raw_sql(sqlx::AssertSqlSafe(statements))
             .execute(pool)
             .await
             .map(|_| ()));
@@ -56,7 +57,7 @@ impl TestDb {
     /// One number out of the database.
     pub async fn number(&self, query: &'static str) -> i64 {
         let db = crate::db::connect_for_tests(&self.url);
-        let found = crate::on!(&db, |pool| sqlx::query_scalar(query).fetch_one(pool).await);
+        let found = crate::on!(db.reader(), |pool| sqlx::query_scalar(query).fetch_one(pool).await);
         db.close().await;
         found.expect("there is a number")
     }
@@ -64,7 +65,7 @@ impl TestDb {
     /// A column of texts out of the database.
     pub async fn texts(&self, query: &'static str) -> Vec<String> {
         let db = crate::db::connect_for_tests(&self.url);
-        let found = crate::on!(&db, |pool| sqlx::query_scalar(query).fetch_all(pool).await);
+        let found = crate::on!(db.reader(), |pool| sqlx::query_scalar(query).fetch_all(pool).await);
         db.close().await;
         found.expect("there are texts")
     }

@@ -35,8 +35,10 @@ async fn add(tx: &mut Tx, name: &str) -> sqlx::Result<()> {
 }
 
 async fn names(db: &Db) -> Vec<String> {
-    on!(db, |pool| sqlx::query_scalar("SELECT name FROM counter ORDER BY name").fetch_all(pool).await)
-        .unwrap()
+    on!(db.reader(), |pool| sqlx::query_scalar("SELECT name FROM counter ORDER BY name")
+        .fetch_all(pool)
+        .await)
+    .unwrap()
 }
 
 #[tokio::test]
@@ -46,8 +48,10 @@ async fn one_text_writes_and_reads_the_same_on_both() {
         add(&mut tx, "a").await.unwrap();
         tx.commit().await.unwrap();
         let row: (String, i64, bool) =
-            on!(&db, |pool| sqlx::query_as("SELECT name, value, free FROM counter").fetch_one(pool).await)
-                .unwrap();
+            on!(db.reader(), |pool| sqlx::query_as("SELECT name, value, free FROM counter")
+                .fetch_one(pool)
+                .await)
+            .unwrap();
         assert_eq!(row, ("a".into(), 0, true), "{name}");
         db.ping().await.unwrap();
         db.close().await;
@@ -78,7 +82,7 @@ async fn a_row_that_exists_is_told_from_other_errors() {
         assert!(db::is_taken(&add(&mut tx, "a").await.unwrap_err()), "{name}");
         drop(tx);
         let null = "INSERT INTO counter (name, value, free) VALUES ('a', NULL, NULL)";
-        let error = on!(&db, |pool| sqlx::query(null).execute(pool).await.map(|_| ())).unwrap_err();
+        let error = on!(db.writer(), |pool| sqlx::query(null).execute(pool).await.map(|_| ())).unwrap_err();
         assert!(!db::is_taken(&error), "{name}: {error}");
     })
     .await;
@@ -117,7 +121,8 @@ async fn contended_transactions_that_read_first_all_succeed() {
             outcome.unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         let value: i64 =
-            on!(&db, |pool| sqlx::query_scalar("SELECT value FROM counter").fetch_one(pool).await).unwrap();
+            on!(db.reader(), |pool| sqlx::query_scalar("SELECT value FROM counter").fetch_one(pool).await)
+                .unwrap();
         assert_eq!(value, 200, "{name}");
     })
     .await;

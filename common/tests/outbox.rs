@@ -66,11 +66,11 @@ impl Office {
     }
 
     async fn sql(&self, text: &'static str) {
-        on!(&self.db, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
+        on!(self.db.writer(), |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
     }
 
     async fn count(&self, query: &'static str) -> i64 {
-        on!(&self.db, |pool| sqlx::query_scalar(query).fetch_one(pool).await).unwrap()
+        on!(self.db.reader(), |pool| sqlx::query_scalar(query).fetch_one(pool).await).unwrap()
     }
 
     fn relay(&self, holder: &str) -> Working {

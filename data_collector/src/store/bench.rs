@@ -38,7 +38,7 @@ impl Store {
 
     /// Has an airport's windows from `begin` on planned.
     pub(crate) async fn watch_from(&self, airport: Icao, begin: i64) -> sqlx::Result<()> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             sqlx::query(
                 "INSERT INTO watched_airport (airport, planned_until) VALUES ($1, $2) \
                  ON CONFLICT (airport) DO UPDATE SET planned_until = excluded.planned_until",

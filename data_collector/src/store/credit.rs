@@ -72,7 +72,7 @@ impl Store {
         refund: i64,
         remaining: Option<i64>,
     ) -> sqlx::Result<()> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             sqlx::query(
                 "UPDATE credit SET remaining = CASE WHEN $1 < remaining + $2 THEN $1 ELSE remaining + $2 END \
                  WHERE name = $3 AND day = $4",
@@ -108,7 +108,7 @@ impl Store {
 
     /// Where the budget stands; `None` before the first call ever. What remains is that of `day`, `None` before its first.
     pub(crate) async fn credits(&self, day: i64) -> sqlx::Result<Option<Credits>> {
-        on!(&self.0, |pool| {
+        on!(self.0.reader(), |pool| {
             sqlx::query_as(
                 "SELECT CASE WHEN day >= $2 THEN remaining END AS remaining, paused_until FROM credit WHERE name = $1",
             )

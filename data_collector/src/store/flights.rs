@@ -130,7 +130,7 @@ impl Store {
     /// Removes some thousand of the flights that began before `time`; says whether there may be more. In slices, so that
     /// nobody waits long for a database that is removing.
     pub(crate) async fn prune_flights(&self, time: i64) -> sqlx::Result<bool> {
-        let removed = on!(&self.0, |pool| {
+        let removed = on!(self.0.writer(), |pool| {
             sqlx::query(
                 "DELETE FROM flight WHERE (first_seen, icao24) IN (SELECT first_seen, icao24 FROM flight \
                  WHERE first_seen < $1 ORDER BY first_seen, icao24 LIMIT 5000)",

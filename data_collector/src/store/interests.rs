@@ -128,7 +128,7 @@ impl Store {
 
     /// The interests of an account, by airport.
     pub(crate) async fn interests(&self, account: Account) -> anyhow::Result<Vec<Interest>> {
-        let rows: Vec<InterestRow> = on!(&self.0, |pool| {
+        let rows: Vec<InterestRow> = on!(self.0.reader(), |pool| {
             sqlx::query_as("SELECT * FROM user_interest WHERE account = $1 ORDER BY airport")
                 .bind(account.to_string())
                 .fetch_all(pool)

@@ -41,7 +41,7 @@ impl Store {
 
     /// The secret called `name`, made of `fresh` if there is none yet.
     pub(crate) async fn signing_key(&self, name: &str, fresh: &str) -> sqlx::Result<String> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             sqlx::query_scalar(
                 "INSERT INTO signing_key (name, secret) VALUES ($1, $2) \
                  ON CONFLICT (name) DO UPDATE SET secret = signing_key.secret RETURNING secret",

@@ -116,7 +116,7 @@ impl Store {
     /// Flights of an airport, newest first.
     pub(crate) async fn flights(&self, query: &FlightQuery) -> sqlx::Result<Vec<SeenFlight>> {
         let after = query.after.clone().unwrap_or_else(Cursor::newest);
-        on!(&self.0, |pool| {
+        on!(self.0.reader(), |pool| {
             sqlx::query_as(FLIGHTS)
                 .bind(query.airport.as_str())
                 .bind(query.direction.map_or("all", Direction::as_str))
@@ -135,13 +135,13 @@ impl Store {
     /// The collected days from `from` up to, not including, `to` (both midnights), oldest first; none before the first
     /// with data.
     pub(crate) async fn days(&self, airport: Icao, from: i64, to: i64) -> sqlx::Result<Vec<Day>> {
-        let first: Option<i64> = on!(&self.0, |pool| sqlx::query_scalar(FIRST_DATA)
+        let first: Option<i64> = on!(self.0.reader(), |pool| sqlx::query_scalar(FIRST_DATA)
             .bind(airport.as_str())
             .fetch_one(pool)
             .await?);
         let Some(first) = first else { return Ok(Vec::new()) };
         let from = from.max(first.div_euclid(DAY) * DAY);
-        on!(&self.0, |pool| {
+        on!(self.0.reader(), |pool| {
             sqlx::query_as(
                 "SELECT MIN(window_begin) AS day, CAST(SUM(arrivals) AS BIGINT) AS arrivals, \
                  CAST(SUM(departures) AS BIGINT) AS departures FROM airport_window \
@@ -164,7 +164,7 @@ impl Store {
         seconds: i64,
         now: i64,
     ) -> sqlx::Result<bool> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             sqlx::query(
                 "INSERT INTO account (account, collect_asked_at) VALUES ($1, $2) \
                  ON CONFLICT (account) DO UPDATE SET collect_asked_at = excluded.collect_asked_at \

@@ -60,7 +60,7 @@ impl Store {
         account: Account,
         airport: Option<Icao>,
     ) -> anyhow::Result<HashMap<Icao, Standing>> {
-        let rows: Vec<StandingRow> = on!(&self.0, |pool| {
+        let rows: Vec<StandingRow> = on!(self.0.reader(), |pool| {
             sqlx::query_as(STANDINGS)
                 .bind(account.to_string())
                 .bind(airport.map(|airport| airport.to_string()))

@@ -39,7 +39,7 @@ fn departures(count: i64) -> Fetched {
 }
 
 async fn sql(store: &Store, text: &'static str) {
-    on!(&store.0, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
+    on!(store.0.writer(), |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
 }
 
 /// Stores in which the day before is due at KJFK, which somebody watches.

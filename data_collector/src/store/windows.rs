@@ -139,7 +139,7 @@ impl Store {
 
     /// Gives back whatever `holder` has claimed.
     pub(crate) async fn release_all(&self, holder: &str) -> sqlx::Result<()> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             sqlx::query("UPDATE airport_window SET claimed_until = 0 WHERE state = 'due' AND claimed_by = $1")
                 .bind(holder)
                 .execute(pool)
@@ -159,7 +159,7 @@ impl Store {
     }
 
     async fn give_back(&self, claim: &Claim, provisional_until: Option<i64>) -> sqlx::Result<()> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             sqlx::query(
                 "UPDATE airport_window SET claimed_until = 0, provisional_until = COALESCE($1, provisional_until) \
                  WHERE airport = $2 AND window_begin = $3 AND state = 'due' AND claimed_by = $4",
@@ -229,7 +229,7 @@ impl Store {
 
     /// How many windows are due, and how many of them could be fetched now, were there credits. `now` is the flight time.
     pub(crate) async fn waiting(&self, lag: i64, now: i64) -> sqlx::Result<Waiting> {
-        on!(&self.0, |pool| {
+        on!(self.0.reader(), |pool| {
             sqlx::query_as(
                 "SELECT COUNT(*) AS due, \
                  COALESCE(SUM(CASE WHEN w.provisional_until <= $1 AND w.window_end <= $2 THEN 1 ELSE 0 END), 0) AS ready \
@@ -244,7 +244,7 @@ impl Store {
 
     /// The end of the newest stored window of all airports.
     pub(crate) async fn stored_until(&self) -> sqlx::Result<Option<i64>> {
-        on!(&self.0, |pool| {
+        on!(self.0.reader(), |pool| {
             sqlx::query_scalar("SELECT MAX(window_end) FROM airport_window WHERE state = 'stored'")
                 .fetch_one(pool)
                 .await
@@ -254,7 +254,7 @@ impl Store {
     /// Forgets what was asked for in vain, or is provisional, at airports that nobody watches any more, if it ended before
     /// `time`.
     pub(crate) async fn forget_unwatched(&self, time: i64) -> sqlx::Result<()> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             sqlx::query(
                 "DELETE FROM airport_window WHERE state = 'due' AND window_end < $1 \
                  AND airport NOT IN (SELECT airport FROM watched_airport)",
@@ -268,7 +268,7 @@ impl Store {
 
     /// Has all due windows tried at once whose last attempt cost nothing.
     pub(crate) async fn hurry_all(&self) -> anyhow::Result<()> {
-        let airports: Vec<String> = on!(&self.0, |pool| {
+        let airports: Vec<String> = on!(self.0.reader(), |pool| {
             sqlx::query_scalar(
                 "SELECT airport FROM watched_airport AS a WHERE EXISTS (SELECT 1 FROM airport_window AS w \
                  WHERE w.airport = a.airport AND w.state = 'due' AND w.retry_at > 0 AND NOT w.charged)",

@@ -266,7 +266,7 @@ async fn the_database_too_holds_the_high_threshold_above_the_low_one() {
             ["low_value = 9", "high_value = 5", "low_value = -1", "low_value = NULL, high_value = -1"]
         {
             let sql = format!("UPDATE user_interest SET {change}");
-            let changed = common::on!(&store, |pool| {
+            let changed = common::on!(store.writer(), |pool| {
                 sqlx::query(sqlx::AssertSqlSafe(sql)).execute(pool).await.map(|_| ())
             });
             let error = changed.unwrap_err();

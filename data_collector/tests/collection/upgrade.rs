@@ -26,7 +26,8 @@ async fn flights_and_counts_of_an_earlier_release_are_carried_over() {
         let begin = TODAY - DAY;
         let earlier = common::db::open(&db.url, &common::db::migrations(EARLIER)).await.unwrap();
         for sql in [FLIGHTS, WINDOW] {
-            on!(&earlier, |pool| sqlx::query(sql).bind(begin).execute(pool).await.map(|_| ())).unwrap();
+            on!(earlier.writer(), |pool| sqlx::query(sql).bind(begin).execute(pool).await.map(|_| ()))
+                .unwrap();
         }
         earlier.close().await;
 

@@ -114,7 +114,7 @@ impl Field {
     pub(crate) async fn unacknowledged(&self) -> i64 {
         let db = common::db::connect_for_tests(&self.db.url);
         let text = "SELECT COUNT(*) FROM outbox WHERE published_at IS NULL";
-        let count = on!(&db, |pool| sqlx::query_scalar(text).fetch_one(pool).await).unwrap();
+        let count = on!(db.reader(), |pool| sqlx::query_scalar(text).fetch_one(pool).await).unwrap();
         db.close().await;
         count
     }
@@ -125,7 +125,7 @@ impl Field {
         let db = common::db::connect_for_tests(&self.db.url);
         let text =
             "SELECT DISTINCT claimed_by FROM airport_window WHERE state = 'stored' ORDER BY claimed_by";
-        let names = on!(&db, |pool| sqlx::query_scalar(text).fetch_all(pool).await).unwrap();
+        let names = on!(db.reader(), |pool| sqlx::query_scalar(text).fetch_all(pool).await).unwrap();
         db.close().await;
         names
     }
@@ -142,7 +142,7 @@ impl Field {
 
     async fn sql(&self, text: &'static str) {
         let db = common::db::connect_for_tests(&self.db.url);
-        on!(&db, |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
+        on!(db.writer(), |pool| sqlx::query(text).execute(pool).await.map(|_| ())).unwrap();
         db.close().await;
     }
 }

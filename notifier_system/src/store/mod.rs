@@ -10,8 +10,10 @@ use common::messages::Letter;
 use common::on;
 use common::trace::Trace;
 use common::types::Account;
+use sqlx::QueryBuilder;
 
 pub(crate) use parked::Postponed;
+use parked::Waiting;
 
 /// How long a mail on its way is left alone, in seconds. Longer than sending one can take.
 const LEASE: i64 = 180;
@@ -98,8 +100,13 @@ impl Store {
     async fn try_begin(&self, mail: &Mail, source: Source) -> anyhow::Result<Leave> {
         let letter = &mail.letter;
         let mut tx = self.db.begin().await?;
+        // Nobody else parks mails to its address meanwhile: they all come from one partition.
+        let waiting = match source {
+            Source::Bus => parked::waiting(&mut tx, &letter.id, letter.email.as_str()).await?,
+            Source::Parking => Waiting::default(),
+        };
         // One that waits already, and comes again, is left to those who try it: they may have it in hand.
-        if source == Source::Bus && parked::has(&mut tx, &letter.id).await? {
+        if waiting.itself {
             return Ok(Leave::Parked);
         }
         if !self.limits.is_empty() {
@@ -107,7 +114,13 @@ impl Store {
         }
         let now = tx.now().await?;
         let mut leave = self.lease(&mut tx, &letter.id, letter.account, now).await?;
-        if source == Source::Bus && is_to_wait(&mut tx, leave, letter.email.as_str()).await? {
+        // What another replica has in hand may wait for its lease to end, too: that replica may have been killed.
+        let is_to_wait = match leave {
+            Leave::Send => waiting.others,
+            Leave::Elsewhere => source == Source::Bus,
+            _ => false,
+        };
+        if is_to_wait {
             parked::put_behind(&mut tx, mail, now).await?;
             leave = Leave::Parked;
         }
@@ -211,32 +224,31 @@ impl Store {
         Ok(longest)
     }
 
-    /// Records that mails were taken by the server.
+    /// Records that mails, at least one, were taken by the server.
     pub(crate) async fn sent(&self, ids: &[String]) -> sqlx::Result<()> {
         self.noted(self.try_sent(ids).await)
     }
 
     async fn try_sent(&self, ids: &[String]) -> sqlx::Result<()> {
-        let mut tx = self.db.begin().await?;
-        let now = tx.now().await?;
         // In one order, so that two replicas do not wait for each other crosswise.
         let mut ids: Vec<&String> = ids.iter().collect();
         ids.sort_unstable();
-        for id in ids {
-            on!(&mut tx, |tx| {
-                sqlx::query("INSERT INTO sent (id, sent_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-                    .bind(id)
-                    .bind(now)
-                    .execute(&mut **tx)
-                    .await?;
-                sqlx::query("DELETE FROM sending WHERE id = $1").bind(id).execute(&mut **tx).await?;
-                sqlx::query("DELETE FROM parked WHERE id = $1")
-                    .bind(id)
-                    .execute(&mut **tx)
-                    .await?
-                    .rows_affected()
+        let mut tx = self.db.begin().await?;
+        let now = tx.now().await?;
+        on!(&mut tx, |tx| {
+            let mut insert = QueryBuilder::new("INSERT INTO sent (id, sent_at) ");
+            insert.push_values(&ids, |mut row, id| {
+                row.push_bind(*id).push_bind(now);
             });
-        }
+            insert.push(" ON CONFLICT DO NOTHING").build().execute(&mut **tx).await?;
+            for delete in ["DELETE FROM sending WHERE id IN", "DELETE FROM parked WHERE id IN"] {
+                let mut delete = QueryBuilder::new(delete);
+                delete.push_tuples(&ids, |mut row, id| {
+                    row.push_bind(*id);
+                });
+                delete.build().execute(&mut **tx).await?;
+            }
+        });
         tx.commit().await
     }
 
@@ -280,16 +292,6 @@ impl Store {
                 .rows_affected()
         });
         tx.commit().await
-    }
-}
-
-/// Whether a mail of the bus waits behind others. What another replica has in hand may wait for its lease to end, too: that
-/// replica may have been killed.
-async fn is_to_wait(tx: &mut Tx, leave: Leave, email: &str) -> sqlx::Result<bool> {
-    match leave {
-        Leave::Send => parked::any_to(tx, email).await,
-        Leave::Elsewhere => Ok(true),
-        _ => Ok(false),
     }
 }
 

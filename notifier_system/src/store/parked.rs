@@ -36,6 +36,17 @@ row! {
     }
 }
 
+row! {
+    /// Of the mails that wait.
+    #[derive(Default)]
+    pub(super) struct Waiting {
+        /// There is the mail itself.
+        pub(super) itself: bool,
+        /// There are some to its address.
+        pub(super) others: bool,
+    }
+}
+
 impl Store {
     /// Parks a mail that came from the bus and that the server does not take for now; gives its lease back.
     pub(crate) async fn park(&self, mail: &Mail) -> anyhow::Result<Duration> {
@@ -72,7 +83,7 @@ impl Store {
     /// How many wait.
     pub(crate) async fn count_parked(&self) -> sqlx::Result<i64> {
         let count = "SELECT COUNT(*) FROM parked";
-        self.noted(on!(&self.db, |pool| sqlx::query_scalar(count).fetch_one(pool).await))
+        self.noted(on!(self.db.reader(), |pool| sqlx::query_scalar(count).fetch_one(pool).await))
     }
 
     /// The server does not take a parked mail this time either; gives its lease back.
@@ -118,16 +129,6 @@ impl Row {
     }
 }
 
-/// Whether this mail waits.
-pub(super) async fn has(tx: &mut Tx, id: &str) -> sqlx::Result<bool> {
-    on!(&mut *tx, |tx| {
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM parked WHERE id = $1)")
-            .bind(id)
-            .fetch_one(&mut **tx)
-            .await
-    })
-}
-
 /// Puts a mail off for a moment, without counting an attempt: another replica has it in hand.
 pub(super) async fn put_off(tx: &mut Tx, id: &str, now: i64) -> sqlx::Result<()> {
     on!(&mut *tx, |tx| {
@@ -140,13 +141,17 @@ pub(super) async fn put_off(tx: &mut Tx, id: &str, now: i64) -> sqlx::Result<()>
     })
 }
 
-/// Whether mails to this address wait.
-pub(super) async fn any_to(tx: &mut Tx, email: &str) -> sqlx::Result<bool> {
+/// What waits already when a mail comes from the bus.
+pub(super) async fn waiting(tx: &mut Tx, id: &str, email: &str) -> sqlx::Result<Waiting> {
     on!(&mut *tx, |tx| {
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM parked WHERE email = $1)")
-            .bind(email)
-            .fetch_one(&mut **tx)
-            .await
+        sqlx::query_as(
+            "SELECT EXISTS (SELECT 1 FROM parked WHERE id = $1) AS itself, \
+             EXISTS (SELECT 1 FROM parked WHERE email = $2) AS others",
+        )
+        .bind(id)
+        .bind(email)
+        .fetch_one(&mut **tx)
+        .await
     })
 }
 

@@ -328,5 +328,5 @@ async fn a_mail_whose_sending_could_not_be_recorded_at_once_is_not_sent_again() 
 }
 
 async fn run(db: &Db, statement: &'static str) {
-    on!(db, |pool| { sqlx::query(statement).execute(pool).await.map(|_| ()) }).unwrap();
+    on!(db.writer(), |pool| { sqlx::query(statement).execute(pool).await.map(|_| ()) }).unwrap();
 }

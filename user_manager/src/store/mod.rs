@@ -84,7 +84,7 @@ impl Store {
     }
 
     pub(crate) async fn person(&self, account: Account) -> anyhow::Result<Option<Person>> {
-        let row: Option<PersonRow> = on!(&self.0, |pool| {
+        let row: Option<PersonRow> = on!(self.0.reader(), |pool| {
             sqlx::query_as("SELECT * FROM users WHERE account = $1")
                 .bind(account.to_string())
                 .fetch_optional(pool)
@@ -94,7 +94,7 @@ impl Store {
     }
 
     pub(crate) async fn person_by_email(&self, email: &Email) -> anyhow::Result<Option<Person>> {
-        let row: Option<PersonRow> = on!(&self.0, |pool| {
+        let row: Option<PersonRow> = on!(self.0.reader(), |pool| {
             sqlx::query_as("SELECT * FROM users WHERE email = $1")
                 .bind(email.as_str())
                 .fetch_optional(pool)
@@ -163,7 +163,7 @@ impl Store {
 
     /// Revocations that can still matter: of tokens that ended at `since` (Unix seconds) or later.
     pub(crate) async fn revocations(&self, since: i64) -> sqlx::Result<Vec<Revocation>> {
-        let rows: Vec<(String, i64)> = on!(&self.0, |pool| {
+        let rows: Vec<(String, i64)> = on!(self.0.reader(), |pool| {
             sqlx::query_as("SELECT account, not_before FROM revocation WHERE not_before >= $1")
                 .bind(since)
                 .fetch_all(pool)

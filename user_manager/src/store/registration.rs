@@ -47,7 +47,7 @@ row! {
 impl Store {
     /// The registration that succeeded under this key in the last 24 hours.
     pub(crate) async fn earlier(&self, email: &Email, key: &Key, now: i64) -> sqlx::Result<Option<Earlier>> {
-        on!(&self.0, |pool| {
+        on!(self.0.reader(), |pool| {
             sqlx::query_as(EARLIER)
                 .bind(email.as_str())
                 .bind(&key.0)
@@ -141,7 +141,7 @@ impl Store {
 
     /// Confirms the address of an account; `false` if there is no such account, or its time is over.
     pub(crate) async fn confirm(&self, account: Account, now: i64) -> sqlx::Result<bool> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             sqlx::query(
                 "UPDATE users SET confirmed_at = COALESCE(confirmed_at, $1) \
                  WHERE account = $2 AND (confirmed_at IS NOT NULL OR created_at > $3)",
@@ -158,7 +158,7 @@ impl Store {
     /// Removes what has had its time: keys of registrations, the counts of mails, and revocations of tokens that have all
     /// expired.
     pub(crate) async fn prune(&self, now: i64) -> sqlx::Result<()> {
-        on!(&self.0, |pool| {
+        on!(self.0.writer(), |pool| {
             for (statement, bound) in [
                 ("DELETE FROM registration WHERE created_at <= $1", now - KEYS_KEPT),
                 ("DELETE FROM address WHERE mails_since <= $1", now - DAY),
@@ -174,7 +174,7 @@ impl Store {
     pub(crate) async fn forget_unconfirmed(&self, now: i64) -> anyhow::Result<()> {
         let mut after = String::new();
         loop {
-            let late: Vec<String> = on!(&self.0, |pool| {
+            let late: Vec<String> = on!(self.0.reader(), |pool| {
                 sqlx::query_scalar(
                     "SELECT account FROM users WHERE confirmed_at IS NULL AND (created_at <= $1 OR classroom) \
                      AND account > $2 ORDER BY account LIMIT $3",
