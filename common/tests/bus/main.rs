@@ -2,10 +2,14 @@
 //! `TEST_KAFKA` names one.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[cfg(feature = "kafka")]
+mod broker;
 mod dead;
 mod embedded;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kafka")]
+mod rebalance;
 mod stage;
 
 use std::sync::Arc;

@@ -125,7 +125,7 @@ pub(crate) struct Stage {
     name: &'static str,
     pub(crate) bus: Bus,
     #[cfg(feature = "kafka")]
-    pub(crate) broker: Option<crate::kafka::Broker>,
+    pub(crate) broker: Option<crate::broker::Broker>,
 }
 
 impl fmt::Display for Stage {
@@ -146,7 +146,7 @@ impl Stage {
     }
 
     #[cfg(feature = "kafka")]
-    pub(crate) async fn kafka(name: &'static str, broker: crate::kafka::Broker, args: BusArgs) -> Stage {
+    pub(crate) async fn kafka(name: &'static str, broker: crate::broker::Broker, args: BusArgs) -> Stage {
         Stage { name, bus: Bus::open(&args, ProducerStyle::Immediate).await.unwrap(), broker: Some(broker) }
     }
 
@@ -238,7 +238,7 @@ pub(crate) async fn on_every_bus<T: Topic>(behaviour: impl AsyncFn(&Stage)) {
     #[cfg(not(feature = "kafka"))]
     let others: [Stage; 0] = [];
     #[cfg(feature = "kafka")]
-    let others = crate::kafka::stages(T::NAME, 1, "").await;
+    let others = crate::broker::stages(T::NAME, 1, "").await;
     let stages: Vec<Stage> = std::iter::once(embedded).chain(others).collect();
     join_all(stages.iter().map(|stage| behaviour(stage))).await;
 }

@@ -1,198 +1,24 @@
 //! What the sink takes and how it answers, seen from outside: through a mail library and line by line.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod client;
+mod secure;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use faults::smtp::{Answer, Options, Sink, Step, Taken, Tls};
-use lettre::message::MultiPart;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls as ClientTls, TlsParameters};
-use lettre::transport::smtp::{AsyncSmtpTransportBuilder, Error};
-use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use lettre::AsyncTransport;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-type Mailer = AsyncSmtpTransport<Tokio1Executor>;
-
-/// Only what never comes takes this long.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn mail() -> Message {
-    Message::builder()
-        .from("Alerts <alerts@example.com>".parse().unwrap())
-        .to("ada@example.com".parse().unwrap())
-        .subject("Über the threshold")
-        .message_id(Some("<1@example.com>".to_owned()))
-        .multipart(MultiPart::alternative_plain_html(
-            "Zürich\n.\n.dot\n..dots\nend\n".to_owned(),
-            "<p>Zürich</p>\n<p>.</p>".to_owned(),
-        ))
-        .unwrap()
-}
-
-fn plain(sink: &Sink) -> AsyncSmtpTransportBuilder {
-    Mailer::builder_dangerous("127.0.0.1").port(sink.addr().port()).timeout(Some(PATIENCE))
-}
-
-/// Over TLS, with the sink's certificate and no other.
-fn tls(sink: &Sink, tls: Tls) -> AsyncSmtpTransportBuilder {
-    let pem = std::fs::read(sink.certificate()).unwrap();
-    let parameters = TlsParameters::builder("localhost".to_owned())
-        .certificate_store(CertificateStore::None)
-        .add_root_certificate(Certificate::from_pem(&pem).unwrap())
-        .build()
-        .unwrap();
-    plain(sink).tls(match tls {
-        Tls::None => ClientTls::None,
-        Tls::StartTls => ClientTls::Required(parameters),
-        Tls::Implicit => ClientTls::Wrapper(parameters),
-    })
-}
-
-async fn send(sink: &Sink) -> Result<(), Error> {
-    plain(sink).build().send(mail()).await.map(drop)
-}
-
-fn options(tls: Tls) -> Options {
-    Options { tls, login: Some(("ada@example.com".into(), "p:w 1".into())), smtputf8: false }
-}
-
-fn login() -> Credentials {
-    Credentials::new("ada@example.com".into(), "p:w 1".into())
-}
-
-fn code(sent: Result<(), Error>) -> String {
-    sent.unwrap_err().status().expect("it is an answer").to_string()
-}
-
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
-
-/// A client that speaks line by line.
-struct Client<S = TcpStream>(BufReader<S>);
-
-impl Client<TlsStream<TcpStream>> {
-    async fn secure(sink: &Sink) -> Self {
-        let mut trusted = RootCertStore::empty();
-        trusted.add(CertificateDer::from_pem_file(sink.certificate()).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(trusted)
-            .with_no_client_auth();
-        let stream = TcpStream::connect(sink.addr()).await.unwrap();
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        Client(BufReader::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()))
-    }
-}
-
-impl Client {
-    /// After the greeting.
-    async fn greeted(sink: &Sink) -> Client {
-        let mut client = Client::connect(sink).await;
-        client.hears("220").await;
-        client
-    }
-
-    async fn connect(sink: &Sink) -> Client {
-        Client(BufReader::new(TcpStream::connect(sink.addr()).await.unwrap()))
-    }
-
-    /// With a mail begun.
-    async fn at_data(sink: &Sink) -> Client {
-        let mut client = Client::greeted(sink).await;
-        client.begins_a_mail().await;
-        client
-    }
-}
-
-impl<S: Stream> Client<S> {
-    async fn begins_a_mail(&mut self) {
-        self.asks("MAIL FROM:<alerts@example.com>", "250").await;
-        self.asks("RCPT TO:<ada@example.com>", "250").await;
-        self.asks("DATA", "354").await;
-    }
-
-    async fn says(&mut self, line: &str) {
-        self.0.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
-    }
-
-    /// The last line of an answer, which begins like this; gives the whole answer.
-    async fn hears(&mut self, begin: &str) -> String {
-        let mut all = String::new();
-        loop {
-            let start = all.len();
-            let read = tokio::time::timeout(PATIENCE, self.0.read_line(&mut all)).await.unwrap().unwrap();
-            assert_ne!(read, 0, "the connection has ended after {all:?}");
-            if all.as_bytes()[start + 3] != b'-' {
-                assert!(all[start..].starts_with(begin), "{all:?}");
-                return all;
-            }
-        }
-    }
-
-    async fn asks(&mut self, line: &str, begin: &str) -> String {
-        self.says(line).await;
-        self.hears(begin).await
-    }
-
-    async fn is_cut(&mut self) {
-        let end = tokio::time::timeout(PATIENCE, self.0.read_u8()).await.expect("the connection ends");
-        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    }
-
-    async fn is_closed(&mut self) {
-        let mut rest = Vec::new();
-        tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut rest)).await.unwrap().unwrap();
-        assert_eq!(rest, b"");
-    }
-}
-
-async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let asking = async {
-        loop {
-            if let Some(answer) = ask() {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
-}
-
-/// The answer at one kind of step; a healthy one at the others.
-fn only(at: fn(&Step<'_>) -> bool, answer: Answer) -> impl Fn(&Step<'_>) -> Answer + Send + Sync + 'static {
-    move |step| if at(step) { answer.clone() } else { Answer::Yes }
-}
-
-fn greeting(step: &Step<'_>) -> bool {
-    *step == Step::Greeting
-}
-
-fn at_login(step: &Step<'_>) -> bool {
-    *step == Step::Login { user: "ada@example.com" }
-}
-
-fn recipient(step: &Step<'_>) -> bool {
-    *step == Step::Recipient("ada@example.com")
-}
-
-fn data(step: &Step<'_>) -> bool {
-    matches!(step, Step::Data { to: "ada@example.com", text } if text.windows(5).any(|word| word == b".dots"))
-}
+use client::{
+    Client, PATIENCE, Stream, at_login, code, data, eventually, greeting, login, mail, only, options, plain,
+    recipient, send,
+};
 
 #[tokio::test]
 async fn a_mail_is_taken_as_it_was_sent() {
@@ -432,103 +258,6 @@ async fn leave_at_data<S: Stream>(mut client: Client<S>, sink_has_it: &mut Unbou
     client.begins_a_mail().await;
     client.says("Subject: x\r\n\r\n.").await;
     sink_has_it.recv().await.unwrap();
-}
-
-#[tokio::test]
-async fn mails_over_starttls_with_a_login() {
-    let sink = Sink::with(options(Tls::StartTls)).await;
-    for mechanism in [Mechanism::Plain, Mechanism::Login] {
-        let mailer = tls(&sink, Tls::StartTls).credentials(login()).authentication(vec![mechanism]).build();
-        mailer.send(mail()).await.unwrap();
-    }
-    assert_eq!((sink.count(), sink.logins(), sink.refused()), (2, 2, 0));
-    let port = sink.addr().port();
-    assert_eq!(sink.url(), format!("smtp://ada%40example.com:p%3Aw%201@localhost:{port}?tls=required"));
-}
-
-#[tokio::test]
-async fn without_starttls_no_mail_and_no_login() {
-    let sink = Sink::with(options(Tls::StartTls)).await;
-    let mut client = Client::greeted(&sink).await;
-    assert_eq!(
-        client.asks("EHLO example.com", "250").await,
-        "250-localhost\r\n250-STARTTLS\r\n250 8BITMIME\r\n"
-    );
-    client.asks("MAIL FROM:<alerts@example.com>", "530").await;
-    client.asks("AUTH PLAIN AGEAYg==", "530").await;
-    // Another certificate than the trusted one ends in an error, too.
-    let other = Sink::with(options(Tls::StartTls)).await;
-    let mistrusting = tls(&other, Tls::StartTls).port(sink.addr().port()).credentials(login()).build();
-    assert!(mistrusting.send(mail()).await.is_err());
-    assert_eq!(sink.count(), 0);
-}
-
-#[tokio::test]
-async fn mails_over_implicit_tls() {
-    let sink = Sink::with(options(Tls::Implicit)).await;
-    tls(&sink, Tls::Implicit).credentials(login()).build().send(mail()).await.unwrap();
-    assert!(sink.taken()[0].answered);
-    sink.answer(only(data, Answer::TakeAndCut));
-    tls(&sink, Tls::Implicit).credentials(login()).build().send(mail()).await.unwrap_err();
-    assert!(!sink.taken()[1].answered);
-    let port = sink.addr().port();
-    assert_eq!(sink.url(), format!("smtps://ada%40example.com:p%3Aw%201@localhost:{port}"));
-}
-
-#[tokio::test]
-async fn a_plain_sink_is_named_by_its_address() {
-    let sink = Sink::start().await;
-    assert_eq!(sink.url(), format!("smtp://{}", sink.addr()));
-}
-
-#[tokio::test]
-async fn a_wrong_login_gets_535_and_none_530() {
-    for tls_mode in [Tls::None, Tls::StartTls, Tls::Implicit] {
-        let sink = Sink::with(options(tls_mode)).await;
-        let wrong = Credentials::new("ada@example.com".into(), "wrong".into());
-        let sent = tls(&sink, tls_mode).credentials(wrong).build().send(mail()).await;
-        assert_eq!(code(sent.map(drop)), "535");
-        let sent = tls(&sink, tls_mode).build().send(mail()).await;
-        assert_eq!(code(sent.map(drop)), "530");
-        assert_eq!((sink.count(), sink.logins(), sink.refused()), (0, 1, 2));
-    }
-}
-
-#[tokio::test]
-async fn a_login_is_refused_with_the_line_that_was_told() {
-    let sink = Sink::with(options(Tls::None)).await;
-    sink.answer(only(at_login, Answer::No("454 4.7.0 try again later".into())));
-    let mailer = plain(&sink).credentials(login()).build();
-    assert_eq!(code(mailer.send(mail()).await.map(drop)), "454");
-    assert_eq!((sink.logins(), sink.refused()), (1, 1));
-}
-
-#[tokio::test]
-async fn logins_come_with_the_command_or_after_a_challenge() {
-    let sink = Sink::with(options(Tls::None)).await;
-    let (user, password) = (BASE64.encode("ada@example.com"), BASE64.encode("p:w 1"));
-    let both = BASE64.encode("\0ada@example.com\0p:w 1");
-    let mut client = Client::greeted(&sink).await;
-    assert!(client.asks("EHLO example.com", "250").await.contains("250-AUTH PLAIN LOGIN\r\n"));
-    client.asks(&format!("AUTH PLAIN {both}"), "235").await;
-    client.asks(&format!("AUTH PLAIN {both}"), "503").await;
-    client.asks("MAIL FROM:<alerts@example.com>", "250").await;
-
-    let mut client = Client::greeted(&sink).await;
-    client.asks("AUTH CRAM-MD5", "504").await;
-    client.asks("AUTH PLAIN", "334 ").await;
-    client.asks("*", "501").await;
-    client.asks("AUTH PLAIN nonsense!", "501").await;
-    client.asks("auth plain", "334 ").await;
-    client.asks(&both, "235").await;
-
-    let mut client = Client::greeted(&sink).await;
-    assert_eq!(client.asks("AUTH LOGIN", "334").await, "334 VXNlcm5hbWU6\r\n");
-    assert_eq!(client.asks(&user, "334").await, "334 UGFzc3dvcmQ6\r\n");
-    client.asks(&user, "535").await;
-    client.asks(&format!("AUTH LOGIN {user}"), "334").await;
-    client.asks(&password, "235").await;
-    assert_eq!(sink.logins(), 8);
 }
 
 #[tokio::test]
