@@ -35,9 +35,27 @@ pub type Tx = Backend<Transaction<'static, Sqlite>, Transaction<'static, Postgre
 /// connection. Left to SQLite they would ask again and again whether the file is free, with longer and longer pauses.
 #[derive(Clone, Debug)]
 pub struct SqliteFile {
-    writer: SqlitePool,
-    /// These wait for nobody.
-    readers: SqlitePool,
+    pub(crate) writer: SqlitePool,
+    /// These wait for nobody, and cannot write.
+    pub(crate) readers: SqlitePool,
+}
+
+impl SqliteFile {
+    /// Connects when it is first used.
+    pub(crate) fn new(options: SqliteConnectOptions) -> SqliteFile {
+        let options = options
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // What is committed outlives a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10));
+        let pool = |connections, options| {
+            let pool = SqlitePoolOptions::new().max_connections(connections);
+            pool.acquire_timeout(Duration::from_secs(10)).connect_lazy_with(options)
+        };
+        SqliteFile { writer: pool(1, options.clone()), readers: pool(3, options.pragma("query_only", "ON")) }
+    }
 }
 
 /// Evaluates one expression for whichever database it is: `on!(db.reader(), |pool| query.fetch_one(pool).await)`.
@@ -141,18 +159,8 @@ fn connect(url: &str) -> Result<Db, StartError> {
         let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(5));
         Ok(Backend::Postgres(pool.connect_lazy_with(options)))
     } else if url.starts_with("sqlite:") {
-        let options = SqliteConnectOptions::from_str(url)
-            .map_err(|_| invalid())?
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = |connections, options| {
-            let pool = SqlitePoolOptions::new().max_connections(connections);
-            pool.acquire_timeout(Duration::from_secs(10)).connect_lazy_with(options)
-        };
-        Ok(Backend::Sqlite(SqliteFile { writer: pool(1, options.clone()), readers: pool(3, options) }))
+        let options = SqliteConnectOptions::from_str(url).map_err(|_| invalid())?;
+        Ok(Backend::Sqlite(SqliteFile::new(options)))
     } else {
         Err(invalid())
     }

@@ -7,6 +7,7 @@ mod config;
 mod deletions;
 mod gate;
 mod html;
+mod in_hand;
 mod mail;
 mod mailer;
 mod notifier;

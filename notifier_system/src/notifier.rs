@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use crate::config::LimitArgs;
 use crate::gate::{Gate, Pass};
+use crate::in_hand::InHand;
 use crate::mail::Composer;
 use crate::mailer::{self, Mailer};
 use crate::store::{Leave, Mail, Postponed, Source, Store};
@@ -25,6 +26,8 @@ use crate::store::{Leave, Mail, Postponed, Source, Store};
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the database may take to record mails. A connection to it that hangs must not hold up the others.
 const RECORD: Duration = Duration::from_secs(10);
+/// Bytes of an id; ours have fewer than 100.
+const LONGEST_ID: usize = 500;
 /// A mail with which the connection broke so many times is parked.
 const BROKEN: u32 = 3;
 
@@ -40,6 +43,7 @@ struct Inner {
     gate: Gate,
     /// Mails on their way at once: a server that sees more connections from one client may send it away.
     places: Semaphore,
+    in_hand: InHand,
     give_up: Duration,
     /// Buries what had been parked.
     consumer: Consumer,
@@ -87,6 +91,7 @@ impl Notifier {
             clock,
             gate: Gate::new(limits.mail_patience, metrics),
             places: Semaphore::new(limits.mail_connections as usize),
+            in_hand: InHand::default(),
             give_up: limits.mail_give_up,
             consumer,
             parked: Notify::new(),
@@ -105,6 +110,11 @@ impl Notifier {
     /// Handles a letter of the bus: in the end it is sent, parked, or nobody wants it.
     pub(crate) async fn notify(self, delivery: Delivery<Letter>) -> Result<(), Failure> {
         let Delivery { message: letter, trace, origin, held } = delivery;
+        // PostgreSQL has no text for the one, and no index for the other.
+        if letter.id.contains('\0') || letter.id.len() > LONGEST_ID {
+            let why = format!("the id has a NUL in it, or more than {LONGEST_ID} bytes");
+            return Err(Failure::Reject(why));
+        }
         let mail = Mail { letter, trace, origin };
         // Nothing of a mail that is not begun is lost when its partition is taken away, and one that is begun is finished.
         match self.attempt(&mail, Source::Bus, &held).await? {
@@ -203,16 +213,13 @@ impl Notifier {
         source: Source,
         held: &CancellationToken,
     ) -> anyhow::Result<Option<Outcome>> {
-        let Inner { store, mailer, composer, clock, .. } = &*self.0;
+        let Inner { store, mailer, composer, clock, in_hand, .. } = &*self.0;
         let letter = &mail.letter;
-        // PostgreSQL has no text with it.
-        if letter.id.contains('\0') {
-            return Ok(Some(Outcome::Refused("the id has a NUL in it".to_owned())));
-        }
         let composed = match composer.compose(letter, &mail.trace, clock.now()) {
             Ok(composed) => composed,
             Err(error) => return Ok(Some(Outcome::Refused(format!("no mail can be made of it: {error:#}")))),
         };
+        let Some(_hand) = held.run_until_cancelled(in_hand.take(&letter.id)).await else { return Ok(None) };
         let mut broken = 0;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {

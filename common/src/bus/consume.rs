@@ -22,6 +22,9 @@ const BATCH: usize = 500;
 /// Keys of a batch that are worked on at once.
 const KEYS: usize = 64;
 
+/// Characters of a reason that are kept.
+const LONGEST_REASON: usize = 1000;
+
 /// A message, and where it comes from.
 #[derive(Clone, Debug)]
 pub struct Delivery<M> {
@@ -212,14 +215,20 @@ impl Consumer {
     /// Puts a record that stood at `origin` into the dead topic. For messages that a service has kept for later; those that
     /// it rejects at once need nothing.
     pub async fn bury_record(&self, record: Record, origin: &str, reason: &str) -> Result<(), Error> {
-        self.bus
-            .publish(vec![record.buried(origin, reason)])
-            .await
-            .into_iter()
-            .collect::<Result<(), Error>>()?;
+        // What is wrong with a value may repeat the value.
+        let reason: String = reason.chars().take(LONGEST_REASON).collect();
+        let buried = record.buried(origin, &reason);
+        match self.publish(buried.clone()).await {
+            Err(error) if error.is_too_large() => self.publish(buried.cut()).await?,
+            outcome => outcome?,
+        }
         tracing::error!(%origin, reason, "the message cannot be handled; it lies in the dead topic");
         self.rejected.inc();
         Ok(())
+    }
+
+    async fn publish(&self, record: Record) -> Result<(), Error> {
+        self.bus.publish(vec![record]).await.into_iter().collect()
     }
 }
 

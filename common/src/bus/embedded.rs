@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Envelope, Error, Position, Record};
+use crate::db::SqliteFile;
 use crate::{row, service};
 
 /// Records that every group has read are kept this long, in seconds.
@@ -28,7 +28,7 @@ const TABLES: &str = "
 /// The log. Clones share it; the file is locked against other processes.
 #[derive(Clone, Debug)]
 pub struct Log {
-    pool: SqlitePool,
+    file: SqliteFile,
     written: Arc<watch::Sender<()>>,
     _lock: Arc<File>,
 }
@@ -37,16 +37,9 @@ impl Log {
     /// Opens or creates the log at `file`. Another process that has it open is a start error.
     pub async fn open(file: &Path) -> anyhow::Result<Log> {
         let lock = service::lock(&file.with_added_extension("lock"))?;
-        let options = SqliteConnectOptions::new()
-            .filename(file)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // What publish has acknowledged outlives a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
-        sqlx::raw_sql(TABLES).execute(&pool).await?;
-        Ok(Log { pool, written: Arc::new(watch::Sender::new(())), _lock: Arc::new(lock) })
+        let file = SqliteFile::new(SqliteConnectOptions::new().filename(file));
+        sqlx::raw_sql(TABLES).execute(&file.writer).await?;
+        Ok(Log { file, written: Arc::new(watch::Sender::new(())), _lock: Arc::new(lock) })
     }
 
     /// Appends in one transaction: all are durable, or none.
@@ -64,7 +57,7 @@ impl Log {
         if records.is_empty() {
             return Ok(());
         }
-        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.file.writer.begin_with("BEGIN IMMEDIATE").await?;
         for record in records {
             sqlx::query("INSERT INTO record (topic, key, payload, headers) VALUES ($1, $2, $3, $4)")
                 .bind(&record.topic)
@@ -80,7 +73,7 @@ impl Log {
     }
 
     pub(super) async fn ready(&self) -> Result<(), Error> {
-        Ok(sqlx::query("SELECT 1").execute(&self.pool).await.map(|_| ())?)
+        Ok(sqlx::query("SELECT 1").execute(&self.file.readers).await.map(|_| ())?)
     }
 
     /// A reader that goes on where its group has committed, or at the beginning.
@@ -97,7 +90,7 @@ impl Log {
         )
         .bind(group)
         .bind(topic)
-        .fetch_one(&self.pool)
+        .fetch_one(&self.file.writer)
         .await?;
         let written = self.written.subscribe();
         Ok(Reader {
@@ -119,7 +112,7 @@ impl Log {
                  AND position < (SELECT MIN(next) FROM reader WHERE reader.topic = record.topic)",
             )
             .bind(RETENTION)
-            .execute(&self.pool)
+            .execute(&self.file.writer)
             .await;
             if let Err(error) = pruned {
                 tracing::warn!(%error, "the log was not pruned");
@@ -136,7 +129,7 @@ impl Log {
             "SELECT position, topic, key, payload, headers FROM record WHERE topic = $1 ORDER BY position",
         )
         .bind(topic)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.file.readers)
         .await?;
         rows.into_iter().map(Row::record).collect()
     }
@@ -146,7 +139,7 @@ impl Log {
         sqlx::query("DELETE FROM record WHERE topic = $1 AND position < $2")
             .bind(topic)
             .bind(position.next)
-            .execute(&self.pool)
+            .execute(&self.file.writer)
             .await?;
         Ok(())
     }
@@ -165,7 +158,7 @@ impl Log {
         .bind(topic)
         .bind(next)
         .bind(i64::try_from(most).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.file.readers)
         .await?;
         let envelope = |row: Row| {
             let (partition, offset) = (0, row.position);
@@ -176,7 +169,7 @@ impl Log {
 
     pub(super) async fn ends(&self, topic: &str) -> Result<Vec<Position>, Error> {
         let query = "SELECT COALESCE(MAX(position), 0) + 1 FROM record WHERE topic = $1";
-        let next = sqlx::query_scalar(query).bind(topic).fetch_one(&self.pool).await?;
+        let next = sqlx::query_scalar(query).bind(topic).fetch_one(&self.file.readers).await?;
         Ok(vec![Position { partition: 0, next }])
     }
 
@@ -189,14 +182,14 @@ impl Log {
         let query = "SELECT NOT EXISTS (SELECT 1 FROM record WHERE topic = $2 AND position < $3 AND position >= \
                      COALESCE((SELECT next FROM reader WHERE grp = $1 AND topic = $2), 0))";
         let end = ends.first().map_or(0, |end| end.next);
-        Ok(sqlx::query_scalar(query).bind(group).bind(topic).bind(end).fetch_one(&self.pool).await?)
+        Ok(sqlx::query_scalar(query).bind(group).bind(topic).bind(end).fetch_one(&self.file.readers).await?)
     }
 
     /// How many records of a topic a group has not committed yet.
     pub async fn lag(&self, group: &str, topic: &str) -> Result<i64, Error> {
         let query = "SELECT COUNT(*) FROM record WHERE topic = $2 AND position >= \
                      COALESCE((SELECT next FROM reader WHERE grp = $1 AND topic = $2), 0)";
-        Ok(sqlx::query_scalar(query).bind(group).bind(topic).fetch_one(&self.pool).await?)
+        Ok(sqlx::query_scalar(query).bind(group).bind(topic).fetch_one(&self.file.readers).await?)
     }
 }
 
@@ -245,7 +238,7 @@ impl Reader {
             .bind(position.next)
             .bind(&self.group)
             .bind(&self.topic)
-            .execute(&self.log.pool)
+            .execute(&self.log.file.writer)
             .await?;
         self.next = position.next;
         Ok(())

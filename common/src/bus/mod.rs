@@ -164,6 +164,19 @@ impl Record {
         self
     }
 
+    /// A dead record that is too large for its topic: the beginning of it. The whole lies where it came from, for as long as
+    /// records are kept there.
+    fn cut(mut self) -> Record {
+        let bytes = self.payload.len();
+        self.payload.truncate(CUT);
+        self.key.clear();
+        self.headers.retain(|name, _| [REASON, ORIGIN].contains(&name.as_str()));
+        if let Some(reason) = self.headers.get_mut(REASON) {
+            *reason = format!("{reason} (too large to be kept: the first {CUT} of {bytes} bytes)");
+        }
+        self
+    }
+
     /// A typed message as a record.
     pub fn of<M: Message>(message: &M, trace: &Trace) -> serde_json::Result<Record> {
         Ok(Record {
@@ -174,6 +187,9 @@ impl Record {
         })
     }
 }
+
+/// Bytes that are kept of a dead record that is too large.
+const CUT: usize = 10_000;
 
 /// The header of dead messages that says why.
 const REASON: &str = "reason";
@@ -213,6 +229,19 @@ pub enum Error {
     /// The reader's thread has ended.
     #[error("the reader has stopped")]
     Stopped,
+}
+
+impl Error {
+    /// Whether a record was refused for its size.
+    fn is_too_large(&self) -> bool {
+        match self {
+            #[cfg(feature = "kafka")]
+            Error::Kafka(error) => {
+                error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::MessageSizeTooLarge)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The bus. Clones share it.

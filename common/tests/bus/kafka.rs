@@ -29,6 +29,34 @@ async fn a_record_that_is_refused_has_its_own_answer() {
     .await;
 }
 
+/// With its reason and its origin it is larger than what a producer takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_message_that_is_too_large_is_cut() {
+    topic!(Large, "test-large");
+    on_kafka::<Large>(1, "", async |stage| {
+        let payload = format!("\"{}\"", "x".repeat(999_700)).into_bytes();
+        let large = Record { payload, ..Note::<Large>::record("k", 0) };
+        let records = vec![large, Note::<Large>::record("k", 1)];
+        stage.bus.publish(records).await.into_iter().collect::<Result<(), _>>().unwrap();
+        let (reading, seen) = stage.collect::<Large>(group());
+        seen.reaches(1).await;
+        reading.stop().await;
+        let dead = &stage.dead(Large::NAME, 1).await[0];
+        assert_eq!((dead.payload.len(), dead.payload[0]), (10_000, b'"'), "{stage}");
+        let reason = &dead.headers["reason"];
+        assert!(
+            reason.starts_with("not a message of test-large") && reason.len() < 1200,
+            "{stage}: {reason}"
+        );
+        assert!(
+            reason.ends_with("(too large to be kept: the first 10000 of 999702 bytes)"),
+            "{stage}: {reason}"
+        );
+        assert_eq!(dead.headers["origin"], "test-large/0/0", "{stage}");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_waits_for_the_broker_or_says_that_it_failed() {
     topic!(Away, "test-away");

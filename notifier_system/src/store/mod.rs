@@ -1,6 +1,8 @@
 //! All SQL of notifier_system: what was sent, what is being sent, what waits ([`parked`]), and who is gone.
 
 mod parked;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +41,8 @@ pub(crate) enum Leave {
     Sent,
     /// Its account was deleted.
     Forgotten,
-    /// It waits: the server does not take one before it to the same address, or another replica was about to send it.
+    /// It waits: the server does not take it for now, or one before it to the same address, or another replica was about to
+    /// send it.
     Parked,
     /// Somebody else is sending it.
     Elsewhere,
@@ -100,7 +103,8 @@ impl Store {
     async fn try_begin(&self, mail: &Mail, source: Source) -> anyhow::Result<Leave> {
         let letter = &mail.letter;
         let mut tx = self.db.begin().await?;
-        // Nobody else parks mails to its address meanwhile: they all come from one partition.
+        // Nobody else parks mails to its address meanwhile: our own producers give them one partition. Should it happen after
+        // all, the places collide, and this is tried again.
         let waiting = match source {
             Source::Bus => parked::waiting(&mut tx, &letter.id, letter.email.as_str()).await?,
             Source::Parking => Waiting::default(),
@@ -122,6 +126,13 @@ impl Store {
         };
         if is_to_wait {
             parked::put_behind(&mut tx, mail, now).await?;
+            leave = Leave::Parked;
+        }
+        // Since it was found, another replica may have tried it, or buried it.
+        if source == Source::Parking
+            && leave == Leave::Send
+            && !parked::is_due(&mut tx, &letter.id, now).await?
+        {
             leave = Leave::Parked;
         }
         if leave == Leave::Send
@@ -236,11 +247,7 @@ impl Store {
         let mut tx = self.db.begin().await?;
         let now = tx.now().await?;
         on!(&mut tx, |tx| {
-            let mut insert = QueryBuilder::new("INSERT INTO sent (id, sent_at) ");
-            insert.push_values(&ids, |mut row, id| {
-                row.push_bind(*id).push_bind(now);
-            });
-            insert.push(" ON CONFLICT DO NOTHING").build().execute(&mut **tx).await?;
+            // The leases first: whoever wants one waits here, and then sees that the mail was sent.
             for delete in ["DELETE FROM sending WHERE id IN", "DELETE FROM parked WHERE id IN"] {
                 let mut delete = QueryBuilder::new(delete);
                 delete.push_tuples(&ids, |mut row, id| {
@@ -248,6 +255,11 @@ impl Store {
                 });
                 delete.build().execute(&mut **tx).await?;
             }
+            let mut insert = QueryBuilder::new("INSERT INTO sent (id, sent_at) ");
+            insert.push_values(&ids, |mut row, id| {
+                row.push_bind(*id).push_bind(now);
+            });
+            insert.push(" ON CONFLICT DO NOTHING").build().execute(&mut **tx).await?;
         });
         tx.commit().await
     }

@@ -129,10 +129,21 @@ impl Row {
     }
 }
 
+/// Whether this mail waits, and its time has come.
+pub(super) async fn is_due(tx: &mut Tx, id: &str, now: i64) -> sqlx::Result<bool> {
+    on!(&mut *tx, |tx| {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM parked WHERE id = $1 AND due_at <= $2)")
+            .bind(id)
+            .bind(now)
+            .fetch_one(&mut **tx)
+            .await
+    })
+}
+
 /// Puts a mail off for a moment, without counting an attempt: another replica has it in hand.
 pub(super) async fn put_off(tx: &mut Tx, id: &str, now: i64) -> sqlx::Result<()> {
     on!(&mut *tx, |tx| {
-        sqlx::query("UPDATE parked SET due_at = $1 WHERE id = $2")
+        sqlx::query("UPDATE parked SET due_at = $1 WHERE id = $2 AND due_at < $1")
             .bind(now + PUT_OFF)
             .bind(id)
             .execute(&mut **tx)

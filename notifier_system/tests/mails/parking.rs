@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use common::bus::Log;
 use common::testing::{eventually, temp_path};
-use faults::smtp::Sink;
+use faults::smtp::{Answer, Sink, Step};
 
-use crate::service::{Service, answers, databases, letter, nothing_waits};
+use crate::service::{Service, answers, databases, letter, nothing_waits, post_under};
 
 /// The server answers 450 to this recipient so many times.
 fn busy_for(sink: &Sink, recipient: &'static str, times: u32) -> Arc<AtomicU32> {
@@ -177,6 +178,40 @@ async fn a_letter_that_comes_again_leaves_the_parked_mail_in_hand_alone() {
         service.post(&letter("a", "ada@example.com")).await;
         service.settled().await;
         assert_eq!(db.number("SELECT COUNT(*) FROM sending WHERE held_until = 4102444800").await, 1);
+    }
+}
+
+/// Under two keys the letter is handled twice at the same time, by one replica that holds the lease both times.
+#[tokio::test]
+async fn a_letter_that_comes_again_while_its_mail_is_on_its_way_is_no_second_mail() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        sink.answer(|step| match step {
+            Step::Data { .. } => Answer::After(Duration::from_secs(2)),
+            _ => Answer::Yes,
+        });
+        let service = Service::start(&db, &sink.url()).await;
+        post_under(&service.log, &["one", "another"], &letter("a", "ada@example.com")).await;
+        service.settled().await;
+        nothing_waits(&db).await;
+        assert_eq!(sink.count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_no_database_takes_goes_to_the_dead_topic_and_holds_nobody_up() {
+    for db in databases().await {
+        let sink = Sink::start().await;
+        let service = Service::start(&db, &sink.url()).await;
+        // Of the same key, one after the other.
+        for id in ["a\0b", &"x".repeat(501), "c"] {
+            service.post(&letter(id, "ada@example.com")).await;
+        }
+        service.settled().await;
+        assert_eq!(sink.count(), 1);
+        let dead = service.dead().await;
+        assert_eq!(dead.len(), 2);
+        assert!(dead.iter().all(|(_, reason)| reason.starts_with("the id has")), "{dead:?}");
     }
 }
 

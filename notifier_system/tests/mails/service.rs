@@ -133,15 +133,25 @@ pub(crate) async fn nothing_waits(db: &TestDb) {
 }
 
 pub(crate) async fn post(log: &Log, letter: &Value) {
-    let trace = Trace { request_id: "r-1".into(), traceparent: None };
-    let key = letter["email"].as_str().unwrap_or_default().to_owned();
-    let payload = letter.to_string().into_bytes();
-    publish(log, Record { topic: "to-notifier".into(), key, payload, headers: trace.headers() }).await;
+    post_under(log, &[letter["email"].as_str().unwrap_or_default()], letter).await;
 }
 
-async fn publish(log: &Log, record: Record) {
+/// Together, under each of these keys, as somebody else's producer may.
+pub(crate) async fn post_under(log: &Log, keys: &[&str], letter: &Value) {
+    let trace = Trace { request_id: "r-1".into(), traceparent: None };
+    let payload = letter.to_string().into_bytes();
+    let record = |key: &&str| Record {
+        topic: "to-notifier".into(),
+        key: (*key).to_owned(),
+        payload: payload.clone(),
+        headers: trace.headers(),
+    };
+    publish(log, keys.iter().map(record).collect()).await;
+}
+
+async fn publish(log: &Log, records: Vec<Record>) {
     let bus = Bus::Embedded(log.clone());
-    bus.publish(vec![record]).await.into_iter().for_each(Result::unwrap);
+    bus.publish(records).await.into_iter().for_each(Result::unwrap);
 }
 
 /// An alert as alert_system makes it.
@@ -159,5 +169,5 @@ pub(crate) fn letter(id: &str, email: &str) -> Value {
 /// Tells a log that an account is gone.
 pub(crate) async fn forget(log: &Log, account: Account) {
     let message = UserForgotten { account, email: "ada@example.com".parse().unwrap() };
-    publish(log, Record::of(&message, &Trace::start()).unwrap()).await;
+    publish(log, vec![Record::of(&message, &Trace::start()).unwrap()]).await;
 }

@@ -3,6 +3,7 @@
 mod positions;
 mod reader;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -262,12 +263,16 @@ fn list_of(topic: &str, positions: &[Position]) -> Result<TopicPartitionList, Ka
 
 fn as_record(message: &BorrowedMessage<'_>) -> Record {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let headers: Headers = message.headers().map_or_else(Headers::new, |headers| {
-        headers
-            .iter()
-            .map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default()))
-            .collect()
-    });
+    // rdkafka panics at a header whose name is not UTF-8, which would stop the topic for good.
+    let headers = catch_unwind(AssertUnwindSafe(|| {
+        let headers = message.headers()?.iter();
+        Some(
+            headers
+                .map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default()))
+                .collect(),
+        )
+    }));
+    let headers: Headers = headers.unwrap_or_default().unwrap_or_default();
     Record {
         topic: message.topic().to_owned(),
         key: message.key().map(text).unwrap_or_default(),
