@@ -59,7 +59,7 @@ has_nginx() { have nginx || [[ -x /usr/sbin/nginx || -x /usr/local/sbin/nginx ]]
 
 tests() {
     local left_out=()
-    # The same faults each time; `make soak` draws others.
+    # In the same order each time; `make soak` draws others.
     export CHAOS_SEED=${CHAOS_SEED:-7}
     have curl || left_out+=(--skip _session_)
     has_nginx || left_out+=(--skip a_real_nginx)

@@ -10,8 +10,12 @@ use crate::fault::{Fault, Target};
 use crate::people::{People, people};
 
 /// A number that the environment may set.
+fn given(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap())
+}
+
 fn size(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
+    given(variable).unwrap_or(otherwise)
 }
 
 /// The seeds of the runs, one after another.
@@ -24,7 +28,8 @@ pub(crate) fn seeds() -> std::ops::Range<u64> {
 pub(crate) struct Plan {
     pub(crate) people: People,
     pub(crate) bound: Bound,
-    faults: usize,
+    /// Each target once unless something else is asked for.
+    faults: Option<usize>,
     random: StdRng,
     _seed: Seed,
 }
@@ -39,7 +44,7 @@ impl Plan {
         Plan {
             people: people(size("CHAOS_ALERTS", 300) as usize, &mut random),
             bound: Bound { seed, minutes, end: Instant::now() + Duration::from_secs(minutes * 60) },
-            faults: size("CHAOS_FAULTS", 8) as usize,
+            faults: given("CHAOS_FAULTS").map(|faults| faults as usize),
             random,
             _seed: Seed(seed),
         }
@@ -55,16 +60,16 @@ impl Plan {
     /// chance, as often as there are faults for. Where letters wait at first nobody is befallen early who has to do with
     /// mails.
     pub(crate) fn faults(&mut self, targets: &[Target], letters_wait: bool) -> [Vec<Fault>; 2] {
-        let mut drawn = Vec::new();
-        while drawn.len() < self.faults {
+        let (mut drawn, count) = (Vec::new(), self.faults.unwrap_or(targets.len()));
+        while drawn.len() < count {
             let mut round = targets.to_vec();
             round.shuffle(&mut self.random);
             drawn.extend(round);
         }
-        drawn.truncate(self.faults);
+        drawn.truncate(count);
         let (mut late, mut early): (Vec<Target>, Vec<Target>) =
             drawn.into_iter().partition(|target| !letters_wait || target.has_to_do_with_mails);
-        late.extend(early.split_off(early.len().min(self.faults / 3)));
+        late.extend(early.split_off(early.len().min(count / 3)));
         late.shuffle(&mut self.random);
         [early, late].map(|targets| targets.iter().map(|target| target.fault(&mut self.random)).collect())
     }

@@ -38,10 +38,11 @@ pub(crate) async fn run(mut plan: Plan, world: World) {
     for topic in ["to-alert-system.dead", "user-forgotten.dead"] {
         assert!(world.bus.read_all(topic).await.is_empty(), "something is in {topic}");
     }
-    dead_letters_are_right(&people.undeliverable, &world.bus.read_all("to-notifier.dead").await);
+    let dead = world.bus.read_all("to-notifier.dead").await;
+    let dead = dead_letters_are_right(&people.undeliverable, &dead, &world.ledger);
     world.is_written_down(people.expected.len()).await;
     eprintln!(
-        "{}: {} alerts mailed, {} undeliverable; {:?}; copies {copies:?}; {} s",
+        "{}: {} alerts mailed, {} undeliverable; {:?}; copies {copies:?}, {dead} dead; {} s",
         world.name,
         people.expected.len(),
         people.undeliverable.len(),
