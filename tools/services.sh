@@ -269,7 +269,9 @@ kafka_start_here() {
 # kafka_serve PORT: on the data that is there. Its log begins anew: that is where one sees that it serves.
 kafka_serve() {
     local pid
-    "${KAFKA_JAVA[@]}" kafka.Kafka "$(<"$STATE/kafka.dir")/server.properties" >"$STATE/kafka.log" 2>&1 </dev/null &
+    # Before the broker is there: what an earlier one has said must not be taken for it.
+    : >"$STATE/kafka.log"
+    "${KAFKA_JAVA[@]}" kafka.Kafka "$(<"$STATE/kafka.dir")/server.properties" >>"$STATE/kafka.log" 2>&1 </dev/null &
     pid=$!
     echo "$pid" >"$STATE/kafka.pid"
     wait_until 60 kafka_decided "$pid" && wait_until 5 answers "$1"

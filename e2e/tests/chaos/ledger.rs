@@ -12,6 +12,8 @@ const LATE: Duration = Duration::from_secs(5);
 /// A lost answer to a mail is lost within this time.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// What somebody who sends mails may have in hand: MAIL_CONNECTIONS, of which each is given back only when its mail is recorded.
+pub(crate) const MOST_IN_HAND: usize = 4;
 /// A mail that was taken is recorded within this time, though the database be away.
 const RECORD: Duration = Duration::from_secs(20);
 
@@ -20,8 +22,8 @@ const RECORD: Duration = Duration::from_secs(20);
 pub(crate) enum Cause {
     /// The mail server took it and never said so.
     Unanswered,
-    /// The way to the mail server was disturbed, so the answer may not have arrived: by the disturbance of this number.
-    Disturbed(usize),
+    /// The way to the mail server was disturbed, so the answer may not have arrived.
+    Disturbed,
     /// Whoever had sent it was killed, before it was written down: by the kill of this number.
     Killed(usize),
 }
@@ -31,8 +33,15 @@ pub(crate) struct Ledger {
     counts: Mutex<BTreeMap<String, usize>>,
     /// Of those who send mails.
     kills: Mutex<Vec<Instant>>,
-    /// Of the ways to the mail server, and of itself: from when to when.
-    disturbances: Mutex<Vec<(Instant, Instant)>>,
+    /// Of the ways to the mail server, and of itself.
+    disturbances: Mutex<Vec<Disturbance>>,
+}
+
+struct Disturbance {
+    began: Instant,
+    ended: Instant,
+    /// Connections that it may have cost, each with the answer to one mail at most.
+    connections: usize,
 }
 
 impl Ledger {
@@ -50,9 +59,14 @@ impl Ledger {
         self.kills.lock().unwrap().push(Instant::now());
     }
 
-    /// Until now, and since `began`, mails or the answers to them may have been lost.
-    pub(crate) fn disturbed(&self, began: Instant) {
-        self.disturbances.lock().unwrap().push((began, Instant::now()));
+    /// Until now, and since `began`, the answers to mails may have been lost, one on each of so many connections.
+    pub(crate) fn disturbed(&self, began: Instant, connections: usize) {
+        self.disturbances.lock().unwrap().push(Disturbance { began, ended: Instant::now(), connections });
+    }
+
+    /// How many answers all disturbances together may have cost.
+    pub(crate) fn most_disturbed(&self) -> usize {
+        self.disturbances.lock().unwrap().iter().map(|disturbance| disturbance.connections).sum()
     }
 
     /// Why there is a copy of a mail that was taken before.
@@ -61,11 +75,11 @@ impl Ledger {
             return Some(Cause::Unanswered);
         }
         let disturbances = self.disturbances.lock().unwrap();
-        let lost = |(began, ended): &(Instant, Instant)| {
+        let lost = |Disturbance { began, ended, .. }: &Disturbance| {
             *began <= (earlier.at + ANSWER).min(copy.at) && earlier.at <= *ended + LATE
         };
-        if let Some(number) = disturbances.iter().position(lost) {
-            return Some(Cause::Disturbed(number));
+        if disturbances.iter().any(lost) {
+            return Some(Cause::Disturbed);
         }
         let kills = self.kills.lock().unwrap();
         let unrecorded =

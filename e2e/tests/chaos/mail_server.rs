@@ -92,7 +92,7 @@ impl MailServer {
         self.sink.stop().await;
         tokio::time::sleep(lasts).await;
         self.sink.resume().await;
-        ledger.disturbed(began);
+        ledger.disturbed(began, self.sink.most_at_once() as usize);
     }
 
     /// It is in a mood for so long.

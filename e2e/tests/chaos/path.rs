@@ -7,7 +7,7 @@ use faults::tcp::{Fault, Proxy};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, MOST_IN_HAND};
 use crate::port;
 
 pub(crate) struct Path {
@@ -40,7 +40,7 @@ impl Path {
 
     pub(crate) async fn disturbed(&self, fault: Fault, lasts: Duration, ledger: &Ledger) {
         let _turn = self.turn.lock().await;
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), self.proxy.connections());
         self.proxy.fault(fault).await;
         tokio::time::sleep(lasts).await;
         self.proxy.fault(Fault::None).await;
@@ -49,7 +49,8 @@ impl Path {
             self.proxy.cut();
         }
         if self.is_of_mails {
-            ledger.disturbed(began);
+            // Those that were open, and those that came.
+            ledger.disturbed(began, MOST_IN_HAND + self.proxy.connections() - before);
         }
     }
 }

@@ -5,14 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::messages::Letter;
 use faults::smtp::Taken;
 
-use crate::ledger::{Cause, Ledger};
+use crate::ledger::{Cause, Ledger, MOST_IN_HAND};
 use crate::people::{Alert, airport};
-
-/// What somebody who sends mails may have in hand when he is killed: MAIL_CONNECTIONS, of which each is given back only when its
-/// mail is recorded.
-const MOST_IN_HAND: usize = 4;
-/// What may be lost in one disturbance: what two have in hand, three times before it is parked.
-const MOST_DISTURBED: usize = 2 * 3 * MOST_IN_HAND;
 
 /// The alert that a mail is.
 fn alert(mail: &Taken) -> Option<Alert> {
@@ -62,7 +56,7 @@ pub(crate) fn mails_are_right(
     for (cause, count) in causes {
         let most = match cause {
             Cause::Killed(_) => MOST_IN_HAND,
-            Cause::Disturbed(_) => MOST_DISTURBED,
+            Cause::Disturbed => ledger.most_disturbed(),
             Cause::Unanswered => usize::MAX,
         };
         assert!(count <= most, "{count} copies {}", cause.name());
@@ -75,7 +69,7 @@ impl Cause {
     fn name(self) -> &'static str {
         match self {
             Cause::Unanswered => "without an answer",
-            Cause::Disturbed(_) => "with the way disturbed",
+            Cause::Disturbed => "with the way disturbed",
             Cause::Killed(_) => "after a kill",
         }
     }
