@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use common::bus::{Bus, Consumer, DeadLetters, Delivery, Failure, ProducerStyle, Record};
+use common::bus::{Bus, Consumer, DeadLetters, Delivery, Error, Failure, ProducerStyle, Record};
 use common::http::{Admin, admin, ready_when, serve};
 use common::messages::{Letter, Message, WindowCounted};
 use common::service::{Parts, StartError, Tasks, bind, local_addr};
@@ -108,6 +108,9 @@ impl Judge {
         let letters: Vec<Letter> = crossings.collect();
         let records = letters.iter().map(|letter| Record::of(letter, &delivery.trace));
         let published = self.bus.publish(records.collect::<Result<_, _>>()?).await;
+        if published.iter().any(|outcome| outcome.as_ref().is_err_and(Error::is_too_large)) {
+            return Err(Failure::Reject("a mail about it is larger than the bus takes".into()));
+        }
         published.into_iter().collect::<Result<(), _>>()?;
         self.evaluated.inc_by(window.users.len() as u64);
         self.alerts.inc_by(letters.len() as u64);

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, Postgres, SqlStr, Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection as _, PgPool, Postgres, SqlStr, Sqlite, SqlitePool, Transaction};
 
 use crate::retry::Backoff;
 use crate::service::StartError;
@@ -51,7 +51,10 @@ impl SqliteFile {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10));
         let pool = |connections, options| {
-            let pool = SqlitePoolOptions::new().max_connections(connections);
+            // After a full disk SQLite has ended a transaction that sqlx still counts: such a connection begins no other.
+            let pool = SqlitePoolOptions::new()
+                .max_connections(connections)
+                .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
             pool.acquire_timeout(Duration::from_secs(10)).connect_lazy_with(options)
         };
         SqliteFile { writer: pool(1, options.clone()), readers: pool(3, options.pragma("query_only", "ON")) }

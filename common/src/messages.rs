@@ -54,6 +54,11 @@ impl FromStr for Origin {
         let mut parts = text.splitn(3, '/');
         let mut next = || parts.next().ok_or_else(invalid);
         let topic = next()?.to_owned();
+        // Kafka's rule for names of topics. The text may be somebody else's.
+        let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if topic.is_empty() || topic.len() > 249 || !topic.chars().all(is_legal) {
+            return Err(invalid());
+        }
         let partition = next()?.parse().map_err(|_| invalid())?;
         let offset = next()?.parse().map_err(|_| invalid())?;
         Ok(Origin { topic, partition, offset })
@@ -285,6 +290,18 @@ mod tests {
     fn user_forgotten_is_as_documented() {
         let message: UserForgotten = golden(json!({"account": ACCOUNT, "email": "ada@example.com"}));
         assert_eq!((message.key().as_str(), UserForgotten::TOPIC), (ACCOUNT, "user-forgotten"));
+    }
+
+    #[test]
+    fn an_origin_is_a_place_in_a_topic_that_kafka_could_have() {
+        let origin = Origin { topic: "to-notifier".into(), partition: 2, offset: 7 };
+        assert_eq!("to-notifier/2/7".parse(), Ok(origin));
+        for bad in
+            ["", "to-notifier", "to-notifier/2", "/2/7", "a\0/2/7", "ä/2/7", "a b/2/7", "a/2/x", "a/2/7/8"]
+        {
+            assert!(bad.parse::<Origin>().is_err(), "{bad:?}");
+        }
+        assert!(format!("{}/0/0", "x".repeat(250)).parse::<Origin>().is_err());
     }
 
     #[test]

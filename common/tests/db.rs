@@ -109,12 +109,15 @@ async fn count_up(db: &Db) -> sqlx::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contended_transactions_that_read_first_all_succeed() {
-    on_every_database(async |name, db| {
+    for test in databases("common::db").await {
+        let (name, db) = (test.name, db::open(&test.url, &migrations()).await.unwrap());
         let mut tx = db.begin().await.unwrap();
         add(&mut tx, "a").await.unwrap();
         tx.commit().await.unwrap();
-        let all = (0..200).map(|_| {
-            let db = db.clone();
+        // As another process would have it.
+        let other = db::open(&test.url, &migrations()).await.unwrap();
+        let all = (0..200).map(|n| {
+            let db = if n % 2 == 0 { db.clone() } else { other.clone() };
             tokio::spawn(async move { count_up(&db).await })
         });
         for outcome in join_all(all).await {
@@ -124,8 +127,34 @@ async fn contended_transactions_that_read_first_all_succeed() {
             on!(db.reader(), |pool| sqlx::query_scalar("SELECT value FROM counter").fetch_one(pool).await)
                 .unwrap();
         assert_eq!(value, 200, "{name}");
-    })
-    .await;
+    }
+}
+
+#[tokio::test]
+async fn sqlites_readers_cannot_write() {
+    let url = format!("sqlite:{}", temp_path("vedetta-test.db").display()).into();
+    let db = db::open(&url, &migrations()).await.unwrap();
+    let write = "INSERT INTO counter (name, value, free) VALUES ('a', 0, TRUE)";
+    let error = on!(db.reader(), |pool| sqlx::query(write).execute(pool).await.map(|_| ())).unwrap_err();
+    assert!(error.to_string().contains("readonly"), "{error}");
+    on!(db.writer(), |pool| sqlx::query(write).execute(pool).await.map(|_| ())).unwrap();
+    assert_eq!(names(&db).await, ["a"]);
+}
+
+#[tokio::test]
+async fn a_full_sqlite_file_takes_transactions_again_when_there_is_room() {
+    let url = format!("sqlite:{}", temp_path("vedetta-test.db").display()).into();
+    let db = db::open(&url, &migrations()).await.unwrap();
+    let full = "PRAGMA max_page_count = 20";
+    on!(db.writer(), |pool| sqlx::query(full).execute(pool).await.map(|_| ())).unwrap();
+    let mut tx = db.begin().await.unwrap();
+    let error = add(&mut tx, &"large ".repeat(100_000)).await.unwrap_err();
+    assert!(error.to_string().contains("full"), "{error}");
+    drop(tx);
+    let mut tx = db.begin().await.unwrap();
+    add(&mut tx, "small").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(names(&db).await, ["small"]);
 }
 
 #[tokio::test]

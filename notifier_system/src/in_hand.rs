@@ -13,7 +13,7 @@ pub(crate) struct InHand {
     freed: Notify,
 }
 
-/// Until it is dropped nobody else of this replica tries the mail.
+/// Until it is dropped, which is when the outcome is written down, nobody else of this replica tries the mail.
 pub(crate) struct Hand<'a> {
     of: &'a InHand,
     id: &'a str,

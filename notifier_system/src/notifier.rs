@@ -116,6 +116,9 @@ impl Notifier {
             return Err(Failure::Reject(why));
         }
         let mail = Mail { letter, trace, origin };
+        let Some(_hand) = held.run_until_cancelled(self.0.in_hand.take(&mail.letter.id)).await else {
+            return Err(handed_back());
+        };
         // Nothing of a mail that is not begun is lost when its partition is taken away, and one that is begun is finished.
         match self.attempt(&mail, Source::Bus, &held).await? {
             Some(Outcome::Sent | Outcome::Done(Leave::Sent)) => Ok(()),
@@ -137,7 +140,7 @@ impl Notifier {
                 self.0.store.release(&mail.letter.id).await?;
                 Err(Failure::Reject(why))
             }
-            None => Err(Failure::Retry(anyhow::anyhow!("it is handed back"))),
+            None => Err(handed_back()),
         }
     }
 
@@ -184,6 +187,9 @@ impl Notifier {
 
     /// Tries one; says whether it got further.
     async fn retry_one(&self, mail: &Mail, token: &CancellationToken) -> anyhow::Result<bool> {
+        let Some(_hand) = token.run_until_cancelled(self.0.in_hand.take(&mail.letter.id)).await else {
+            return Ok(false);
+        };
         let buried = match self.attempt(mail, Source::Parking, token).await? {
             Some(Outcome::Sent | Outcome::Done(Leave::Sent | Leave::Forgotten)) => return Ok(true),
             Some(Outcome::Done(_)) | None => return Ok(false),
@@ -213,13 +219,12 @@ impl Notifier {
         source: Source,
         held: &CancellationToken,
     ) -> anyhow::Result<Option<Outcome>> {
-        let Inner { store, mailer, composer, clock, in_hand, .. } = &*self.0;
+        let Inner { store, mailer, composer, clock, .. } = &*self.0;
         let letter = &mail.letter;
         let composed = match composer.compose(letter, &mail.trace, clock.now()) {
             Ok(composed) => composed,
             Err(error) => return Ok(Some(Outcome::Refused(format!("no mail can be made of it: {error:#}")))),
         };
-        let Some(_hand) = held.run_until_cancelled(in_hand.take(&letter.id)).await else { return Ok(None) };
         let mut broken = 0;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
@@ -300,6 +305,10 @@ impl Notifier {
     fn unrecorded(&self) -> MutexGuard<'_, Vec<String>> {
         self.0.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn handed_back() -> Failure {
+    Failure::Retry(anyhow::anyhow!("it is handed back"))
 }
 
 async fn in_time(recording: impl Future<Output = sqlx::Result<()>>) -> anyhow::Result<()> {

@@ -155,12 +155,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// As it goes to the dead topic: with the reason, and the place (`<topic>/<partition>/<offset>`) that it had. One that
-    /// was put back from there keeps its first place.
+    /// As it goes to the dead topic: with the reason, and the place (`<topic>/<partition>/<offset>`) that it had first.
     pub fn buried(mut self, origin: &str, reason: &str) -> Record {
         self.topic = dead_topic(&self.topic);
         self.headers.insert(REASON.to_owned(), reason.to_owned());
-        self.headers.entry(ORIGIN.to_owned()).or_insert_with(|| origin.to_owned());
+        self.headers.insert(ORIGIN.to_owned(), origin.to_owned());
         self
     }
 
@@ -232,8 +231,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a record was refused for its size.
-    fn is_too_large(&self) -> bool {
+    /// Whether a record was refused for its size. It always will be.
+    pub fn is_too_large(&self) -> bool {
         match self {
             #[cfg(feature = "kafka")]
             Error::Kafka(error) => {

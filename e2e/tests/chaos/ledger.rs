@@ -24,8 +24,8 @@ pub(crate) enum Cause {
     Unanswered,
     /// The way to the mail server was disturbed, so the answer may not have arrived.
     Disturbed,
-    /// Whoever had sent it was killed, before it was written down: by the kill of this number.
-    Killed(usize),
+    /// Whoever had sent it was killed, before it was written down.
+    Killed,
 }
 
 #[derive(Default)]
@@ -64,6 +64,11 @@ impl Ledger {
         self.disturbances.lock().unwrap().push(Disturbance { began, ended: Instant::now(), connections });
     }
 
+    /// How many mails all killed together may have had in hand.
+    pub(crate) fn most_killed(&self) -> usize {
+        MOST_IN_HAND * self.kills.lock().unwrap().len()
+    }
+
     /// How many answers all disturbances together may have cost.
     pub(crate) fn most_disturbed(&self) -> usize {
         self.disturbances.lock().unwrap().iter().map(|disturbance| disturbance.connections).sum()
@@ -84,6 +89,6 @@ impl Ledger {
         let kills = self.kills.lock().unwrap();
         let unrecorded =
             |kill: &Instant| earlier.at <= *kill + LATE && *kill <= (earlier.at + RECORD).min(copy.at);
-        kills.iter().position(unrecorded).map(Cause::Killed)
+        kills.iter().any(unrecorded).then_some(Cause::Killed)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::messages::Letter;
 use faults::smtp::Taken;
 
-use crate::ledger::{Cause, Ledger, MOST_IN_HAND};
+use crate::ledger::{Cause, Ledger};
 use crate::people::{Alert, airport};
 
 /// The alert that a mail is.
@@ -55,7 +55,7 @@ pub(crate) fn mails_are_right(
     let mut counts = BTreeMap::new();
     for (cause, count) in causes {
         let most = match cause {
-            Cause::Killed(_) => MOST_IN_HAND,
+            Cause::Killed => ledger.most_killed(),
             Cause::Disturbed => ledger.most_disturbed(),
             Cause::Unanswered => usize::MAX,
         };
@@ -70,14 +70,14 @@ impl Cause {
         match self {
             Cause::Unanswered => "without an answer",
             Cause::Disturbed => "with the way disturbed",
-            Cause::Killed(_) => "after a kill",
+            Cause::Killed => "after a kill",
         }
     }
 }
 
 /// The dead letters are those that no mail server takes, each under one id. What befalls others than the mail server may
-/// bring a batch of which nothing was committed once more, and with it a copy of each dead letter in it. Gives how many
-/// copies there are.
+/// bring a batch of which nothing was committed once more, and with it a copy of each dead letter in it: the bound is wide.
+/// Gives how many copies there are.
 pub(crate) fn dead_letters_are_right(
     undeliverable: &BTreeSet<Alert>,
     dead: &[Vec<u8>],

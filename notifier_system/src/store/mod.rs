@@ -103,8 +103,8 @@ impl Store {
     async fn try_begin(&self, mail: &Mail, source: Source) -> anyhow::Result<Leave> {
         let letter = &mail.letter;
         let mut tx = self.db.begin().await?;
-        // Nobody else parks mails to its address meanwhile: our own producers give them one partition. Should it happen after
-        // all, the places collide, and this is tried again.
+        // Mails to an address come one after another out of one partition, so nobody parks one meanwhile. Of somebody else's
+        // producer, one may overtake another here.
         let waiting = match source {
             Source::Bus => parked::waiting(&mut tx, &letter.id, letter.email.as_str()).await?,
             Source::Parking => Waiting::default(),
