@@ -157,6 +157,8 @@ async fn no_flights_seen_while_the_clock_is_ahead_wait_no_longer_than_otherwise(
         .await;
         // It is put aside alone; what has closed is collected all the same.
         world.time.set(NOON + 400 * DAY);
+        let cycle = rfc3339(NOON + 400 * DAY);
+        ada.status_when("a cycle", |status| status["last_cycle"] == cycle).await;
         eventually("it was asked for again, and put aside", async || {
             let tried =
                 db.number("SELECT COUNT(*) FROM airport_window WHERE airport = 'EGLL' AND attempts > 0");
