@@ -2,8 +2,8 @@
 //! one is in the mail server's hands. A copy is the same mail, and there is one only where nobody could know what had
 //! become of the first.
 //!
-//! How much: CHAOS_ALERTS (300), CHAOS_FAULTS (as many as there are things to befall), CHAOS_SEED, CHAOS_SEEDS (1) of them in a row, CHAOS_MINUTES (10) that a
-//! run may take at most, CHAOS_BINARIES (a folder with other binaries than those beside this test).
+//! How much: CHAOS_ALERTS (300), CHAOS_FAULTS (as many as there are things to befall), CHAOS_SEED, CHAOS_SEEDS (1) of them in
+//! a row, CHAOS_MINUTES (10) that a run may take at most, CHAOS_BINARIES (a folder with other binaries than those beside this test).
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
 
 mod bus;

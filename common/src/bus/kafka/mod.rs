@@ -272,12 +272,19 @@ fn as_record(message: &BorrowedMessage<'_>) -> Record {
                 .collect(),
         )
     }));
-    let headers: Headers = headers.unwrap_or_default().unwrap_or_default();
+    let headers: Option<Headers> = headers.unwrap_or_else(|_| {
+        tracing::warn!(
+            topic = message.topic(),
+            offset = message.offset(),
+            "headers that cannot be read are left out"
+        );
+        None
+    });
     Record {
         topic: message.topic().to_owned(),
         key: message.key().map(text).unwrap_or_default(),
         payload: message.payload().unwrap_or_default().to_vec(),
-        headers,
+        headers: headers.unwrap_or_default(),
     }
 }
 
