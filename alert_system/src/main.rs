@@ -23,10 +23,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    service::main("alert_system", "Vedetta's rule", |Options { config, command }, token| async move {
-        match command {
-            None => App::build(config, Parts::default()).await?.run(token).await,
-            Some(Command::Dead(dead)) => dead.run::<WindowCounted>(&config.bus, &config.admin_listen).await,
-        }
-    })
+    service::main(
+        "alert_system",
+        "Vedetta's rule",
+        Some("admin_listen"),
+        |Options { config, command }, token| async move {
+            match command {
+                None => App::build(config, Parts::default()).await?.run(token).await,
+                Some(Command::Dead(dead)) => {
+                    dead.run::<WindowCounted>(&config.bus, &config.admin_listen).await
+                }
+            }
+        },
+    )
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -78,23 +78,57 @@ struct Cli<C: Args> {
     service: C,
 }
 
+/// The command that a container's health check runs, so that an image needs no shell.
+const HEALTHCHECK: &str = "healthcheck";
+
 /// The body of every service's `main`: reads the options, starts logging, runs until SIGTERM or Ctrl-C, and turns
-/// the outcome into an exit code: 0 stopped, 1 failed, 2 a wrong option.
+/// the outcome into an exit code: 0 stopped, 1 failed, 2 a wrong option. With the command `healthcheck` it asks
+/// the service that runs on this machine with these options whether it is ready: 0 it is, 1 it is not.
+///
+/// `health` is the id of the option that says where `/readyz` is served; without one there is no such command.
 pub fn main<C, F>(
     name: &'static str,
     about: &'static str,
+    health: Option<&'static str>,
     run: impl FnOnce(C, CancellationToken) -> F,
 ) -> ExitCode
 where
     C: Args,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let command = Cli::<C>::command().name(name).about(about).version(env!("CARGO_PKG_VERSION"));
-    let parsed = command.try_get_matches().and_then(|found| Cli::<C>::from_arg_matches(&found));
-    match parsed {
+    let mut command = Cli::<C>::command().name(name).about(about).version(env!("CARGO_PKG_VERSION"));
+    if let Some(health) = health {
+        command = command.mut_arg(health, |option| option.global(true)).subcommand(
+            Command::new(HEALTHCHECK).about("Asks the service that runs here whether it is ready"),
+        );
+    }
+    let found = match command.try_get_matches() {
+        Ok(found) => found,
+        Err(error) => return refuse(name, &error),
+    };
+    if let (Some(HEALTHCHECK), Some(health)) = (found.subcommand_name(), health) {
+        let listen = found.get_one::<String>(health).map_or("", String::as_str);
+        return match healthcheck(listen) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => complain(name, &format!("{why:#}"), 1),
+        };
+    }
+    match Cli::<C>::from_arg_matches(&found) {
         Ok(cli) => start(name, &cli.process, |token| run(cli.service, token)),
         Err(error) => refuse(name, &error),
     }
+}
+
+/// Asks what listens at `listen` (IP and port) on this machine for `/readyz`; the error says what is missing.
+#[tokio::main(flavor = "current_thread")]
+pub async fn healthcheck(listen: &str) -> anyhow::Result<()> {
+    let address = reachable(listen)?;
+    let client = crate::http::client(Duration::from_secs(3))?;
+    let answer = client.get(format!("http://{address}/readyz")).send().await?;
+    let status = answer.status();
+    let said = answer.text().await?;
+    anyhow::ensure!(status.is_success(), "{address} answers {status}: {}", said.trim());
+    Ok(())
 }
 
 /// Starts logging and a runtime, runs `run` until it ends or a signal and the grace period after it have passed.
@@ -188,9 +222,8 @@ pub fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 
 /// Where this machine reaches what listens at `address` (IP and port): at its loopback address if it listens at all.
 pub fn reachable(address: &str) -> Result<SocketAddr, StartError> {
-    let mut reachable: SocketAddr = address
-        .parse()
-        .map_err(|_| StartError::new(format!("ADMIN_LISTEN: '{address}' is not an address and port")))?;
+    let mut reachable: SocketAddr =
+        address.parse().map_err(|_| StartError::new(format!("'{address}' is not an address and port")))?;
     match reachable.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => reachable.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => reachable.set_ip(Ipv6Addr::LOCALHOST.into()),

@@ -20,27 +20,31 @@ const EARLIER: i64 = 3600;
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// The folder that gets cert.pem and key.pem
-    #[arg(long, default_value = ".")]
+    #[arg(long, env = "GEN_CERT_OUT", default_value = ".")]
     pub out: PathBuf,
 
-    /// A name or address the certificate is for; may be given several times
-    #[arg(long, default_values = ["localhost", "127.0.0.1", "::1"])]
+    /// A name or address the certificate is for; several separated by commas, or the flag several times
+    #[arg(long, env = "GEN_CERT_SAN", value_delimiter = ',', default_values = ["localhost", "127.0.0.1", "::1"])]
     pub san: Vec<String>,
 
     /// Days from now until it expires
-    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=365))]
+    #[arg(long, env = "GEN_CERT_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=365))]
     pub days: u16,
 
     /// Overwrites files that are there
     #[arg(long)]
     pub force: bool,
+
+    /// Leaves a certificate that is there with its key as it is, and is content
+    #[arg(long, conflicts_with = "force")]
+    pub keep: bool,
 }
 
 impl Options {
     /// The defaults, into this folder.
     pub fn into_folder(out: impl Into<PathBuf>) -> Options {
         let san = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
-        Options { out: out.into(), san, days: 365, force: false }
+        Options { out: out.into(), san, days: 365, force: false, keep: false }
     }
 }
 
@@ -86,9 +90,20 @@ pub enum Error {
     Certificate(#[from] rcgen::Error),
 }
 
+/// Whether there is a certificate with its key that [`Options::keep`] leaves as it is. One file without the other is
+/// none, and stops [`generate`].
+pub fn is_kept(options: &Options) -> bool {
+    let (cert, key) = files(options);
+    options.keep && cert.exists() && key.exists()
+}
+
+fn files(options: &Options) -> (PathBuf, PathBuf) {
+    (options.out.join("cert.pem"), options.out.join("key.pem"))
+}
+
 /// Makes a key and a certificate for it and writes both.
 pub fn generate(options: &Options, clock: &Clock) -> Result<Summary, Error> {
-    let (cert, key) = (options.out.join("cert.pem"), options.out.join("key.pem"));
+    let (cert, key) = files(options);
     if let Some(taken) = [&cert, &key].into_iter().find(|path| !options.force && path.exists()) {
         return Err(Error::Exists(taken.clone()));
     }

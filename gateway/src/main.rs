@@ -1,9 +1,7 @@
 //! The `gateway` command.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::ensure;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use common::clock::Clock;
@@ -29,7 +27,7 @@ enum Command {
     GenCert(gen_cert::Options),
     /// Tells whether a configuration file is right
     Check(check::Options),
-    /// Asks a running gateway on this machine whether it lives
+    /// Asks the gateway that runs here whether it is ready
     Healthcheck(Healthcheck),
 }
 
@@ -66,6 +64,10 @@ fn main() -> ExitCode {
         Command::Serve(Serve { process, config, takeover }) => {
             service::start("gateway", &process, |token| gateway::serve_command(config, takeover, token))
         }
+        Command::GenCert(options) if gen_cert::is_kept(&options) => {
+            println!("the certificate in {} stays as it is", options.out.display());
+            ExitCode::SUCCESS
+        }
         Command::GenCert(options) => match gen_cert::generate(&options, &Clock::System) {
             Ok(summary) => {
                 println!("{summary}");
@@ -85,20 +87,11 @@ fn main() -> ExitCode {
             println!("{file} is right");
             ExitCode::SUCCESS
         }
-        Command::Healthcheck(asked) => match healthcheck(&asked.admin_listen) {
+        Command::Healthcheck(asked) => match service::healthcheck(&asked.admin_listen) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&format!("{error:#}"), 1),
         },
     }
-}
-
-#[tokio::main(flavor = "current_thread")]
-async fn healthcheck(listen: &str) -> anyhow::Result<()> {
-    let address = service::reachable(listen)?;
-    let client = common::http::client(Duration::from_secs(3))?;
-    let answer = client.get(format!("http://{address}/healthz")).send().await?;
-    ensure!(answer.status().is_success(), "{address} answers {}", answer.status());
-    Ok(())
 }
 
 fn complain(why: &str, code: u8) -> ExitCode {

@@ -86,6 +86,32 @@ fn gen_cert_never_overwrites_unless_forced() {
 }
 
 #[test]
+fn gen_cert_leaves_a_certificate_that_is_there_when_told_to_keep_it() {
+    let folder = TempDir::new().unwrap();
+    let keep =
+        || testing::run(gateway(folder.path(), &["gen-cert", "--keep"]).env("GEN_CERT_SAN", "a.example,::1"));
+    let made = keep();
+    assert_eq!(made.status.code(), Some(0));
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let first = (read("cert.pem"), read("key.pem"));
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&first.0).unwrap();
+    let certificate = pem.parse_x509().unwrap();
+    let names = certificate.subject_alternative_name().unwrap().unwrap();
+    let names: Vec<String> = names.value.general_names.iter().map(san).collect();
+    assert_eq!(names, ["a.example", "00000000000000000000000000000001"]);
+
+    let kept = keep();
+    assert_eq!(kept.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&kept.stdout).contains("stays as it is"));
+    assert_eq!((read("cert.pem"), read("key.pem")), first);
+
+    std::fs::remove_file(folder.path().join("cert.pem")).unwrap();
+    let half = keep();
+    assert_eq!(half.status.code(), Some(2), "a key without its certificate is neither kept nor overwritten");
+    assert_eq!(read("key.pem"), first.1);
+}
+
+#[test]
 fn gen_cert_takes_at_most_a_year() {
     let folder = TempDir::new().unwrap();
     for days in ["0", "366", "many"] {
@@ -191,7 +217,7 @@ fn a_port_in_use_stops_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn healthcheck_tells_whether_a_gateway_lives() {
+async fn healthcheck_tells_whether_a_gateway_is_ready() {
     let world = World::start().await;
     let folder = TempDir::new().unwrap();
     let admin = world.admin.to_string();

@@ -23,10 +23,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    service::main("notifier_system", "Vedetta's mails", |Options { config, command }, token| async move {
-        match command {
-            None => App::build(config, Parts::default()).await?.run(token).await,
-            Some(Command::Dead(dead)) => dead.run::<Letter>(&config.bus, &config.admin_listen).await,
-        }
-    })
+    service::main(
+        "notifier_system",
+        "Vedetta's mails",
+        Some("admin_listen"),
+        |Options { config, command }, token| async move {
+            match command {
+                None => App::build(config, Parts::default()).await?.run(token).await,
+                Some(Command::Dead(dead)) => dead.run::<Letter>(&config.bus, &config.admin_listen).await,
+            }
+        },
+    )
 }

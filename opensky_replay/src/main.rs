@@ -9,6 +9,7 @@ fn main() -> ExitCode {
     common::service::main(
         "opensky_replay",
         "OpenSky Network's REST API, answered from recorded flights",
+        Some("listen"),
         async |config: Config, token| App::build(config, Clock::System).await?.run(token).await,
     )
 }
