@@ -57,6 +57,12 @@ nginx_for_gateway() {
 
 has_nginx() { have nginx || [[ -x /usr/sbin/nginx || -x /usr/local/sbin/nginx ]]; }
 
+# Every route by the collections that people import, against the standalone that was just built.
+postman() {
+    { have node && have npm; } || { can_apt && apt_install nodejs npm; } || { skip "postman: npm is not installed"; return; }
+    tools/postman.sh
+}
+
 tests() {
     local left_out=()
     # In the same order each time; `make soak` draws others.
@@ -115,6 +121,7 @@ step "nginx for the gateway's tests" nginx_for_gateway || true
 # nothing is compiled twice.
 if step "build" cargo build --workspace --all-targets --all-features; then
     step "tests" tests || true
+    step "Postman collections by newman" postman || true
 fi
 [[ -z $(trap -p EXIT) ]] || stop_services
 report
