@@ -56,6 +56,28 @@ bounded() {
     return "$status"
 }
 
+# maven_jars DIR GROUP:ARTIFACT:VERSION...: these and all that they need at run time, from Maven Central. DIR is there
+# only when they all are.
+maven_jars() {
+    local dir=$1 part=$1.part artifact group name version
+    shift
+    rm -rf "$part"
+    mkdir -p "$part"
+    {
+        echo '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        echo '<groupId>vedetta</groupId><artifactId>jars</artifactId><version>1</version><dependencies>'
+        for artifact in "$@"; do
+            IFS=: read -r group name version <<<"$artifact"
+            echo "<dependency><groupId>$group</groupId><artifactId>$name</artifactId><version>$version</version></dependency>"
+        done
+        echo '</dependencies></project>'
+    } >"$part.xml"
+    bounded 10m mvn -q -B -f "$part.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        -DoutputDirectory="$part" </dev/null || return 1
+    rm "$part.xml"
+    mv "$part" "$dir"
+}
+
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # A loopback port on which nobody listens. Below 32768, where no system takes the ports of outgoing connections

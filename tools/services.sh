@@ -197,26 +197,12 @@ kafka_install_tools() {
     ((${#packages[@]} == 0)) || apt_install "${packages[@]}"
 }
 
-# The broker's jars, from Maven Central through Maven.
+# The broker's jars. Kafka brings slf4j's 1.7 interface and no place for the log to go.
 kafka_fetch() {
     [[ -d $KAFKA_LIBS ]] && return
     say "fetching Apache Kafka $KAFKA_VERSION (Maven)"
-    local artifact part=$KAFKA_LIBS.part
-    mkdir -p "${part%/*}"
-    rm -rf "$part"
-    {
-        echo '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
-        echo '<groupId>vedetta</groupId><artifactId>test-kafka</artifactId><version>1</version><dependencies>'
-        for artifact in org.apache.kafka:kafka_2.13 org.apache.kafka:kafka-server org.apache.kafka:kafka-tools; do
-            echo "<dependency><groupId>${artifact%:*}</groupId><artifactId>${artifact#*:}</artifactId><version>$KAFKA_VERSION</version></dependency>"
-        done
-        # Kafka brings slf4j's 1.7 interface and no place for the log to go.
-        echo '<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>'
-        echo '</dependencies></project>'
-    } >"$KAFKA_DIR/pom.xml"
-    bounded 10m mvn -q -B -f "$KAFKA_DIR/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-        -DoutputDirectory="$part" >"$STATE/kafka.log" 2>&1 </dev/null || return 1
-    mv "$part" "$KAFKA_LIBS"
+    maven_jars "$KAFKA_LIBS" org.apache.kafka:{kafka_2.13,kafka-server,kafka-tools}:"$KAFKA_VERSION" \
+        org.slf4j:slf4j-simple:1.7.36 >"$STATE/kafka.log" 2>&1
 }
 
 # kafka_config BROKER_PORT CONTROLLER_PORT DATA_DIR
