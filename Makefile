@@ -1,6 +1,6 @@
 # The verbs of this repository; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench soak fuzz conformance fmt lint audit
+.PHONY: help run build test smoke bench soak fuzz conformance fmt lint audit
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r verb what; do printf 'make %-11s %s\n' "$$verb" "$$what"; done
@@ -17,6 +17,9 @@ build: ## all binaries, with Kafka support, in target/release
 test: ## every check and test; starts PostgreSQL and Kafka for them where it can
 	@tools/prepare.sh
 	@tools/test.sh
+
+smoke: ## builds the images and runs compose.yaml in both its shapes (needs Docker)
+	@deploy/smoke.sh
 
 bench: ## the standalone's start, flights, accounts, mails, the gateway beside nginx (BENCH=gateway ONLY="cpu rate")
 	@tools/prepare.sh
