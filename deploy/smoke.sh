@@ -184,8 +184,6 @@ part_build() {
     title "images"
     base_images
     demo_shape
-    # One after another: the classic builder would compile what the targets share for each of them.
-    export COMPOSE_PARALLEL_LIMIT=1
     local began=$SECONDS
     quietly compose build || die "the images cannot be built"
     echo "built in $((SECONDS - began)) s"
