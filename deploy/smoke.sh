@@ -51,8 +51,10 @@ find_compose() {
     fi
 }
 
-# Without a .env of this folder: what is shown must not depend on somebody's credentials.
-compose() { "${COMPOSE_COMMAND[@]}" -p "$PROJECT" --env-file "$VARIABLES" --profile "$PROFILE" "$@"; }
+# In TREE, which is this folder unless a part has a copy of it. Without a .env: what is shown must not depend on somebody's
+# credentials.
+TREE=$PWD
+compose() { (cd "$TREE" && "${COMPOSE_COMMAND[@]}" -p "$PROJECT" --env-file "$VARIABLES" --profile "$PROFILE" "$@"); }
 
 plain_shape() { VARIABLES=$NO_VARIABLES PROFILE=none; }
 demo_shape() { VARIABLES=.env.demo PROFILE=demo; }
@@ -212,7 +214,7 @@ memory() {
     title "memory"
     docker stats --no-stream --format '{{.Name}} {{.MemUsage}}' "$@" | sort | while read -r name usage _ limit; do
         printf '%-16s %9s of %-7s %4d MB resident\n' "$name" "$usage" "$limit" \
-            "$(docker top "$name" -eo pid,rss | awk 'NR > 1 { kb += $2 } END { print kb * 1024 / 1e6 }')"
+            "$(docker top "$name" -eo pid,rss | awk 'NR > 1 { kb += $2 } END { printf "%.0f", kb * 1024 / 1e6 }')"
     done
 }
 
@@ -342,19 +344,20 @@ story_goes_on() {
 part_rebuild() {
     title "up, a change of user_manager, and up again"
     demo_shape
-    local images containers copy compiled
+    local images containers compiled
+    TREE=$WORK/tree
+    mkdir "$TREE"
+    git ls-files -z | xargs -0 cp --parents -t "$TREE"
+    quietly compose build || die "the images cannot be built"
     check "every container is healthy" up "$HEALTHY_WITHIN" "${DEMO[@]}"
-    copy=$(mktemp -d)
-    git ls-files -z | xargs -0 cp --parents -t "$copy"
     images=$(image_ids)
     containers=$(container_ids)
-    # In what it does: from a changed comment the same program comes out, and so the same image.
-    sed -i "s/Vedetta's accounts/&, changed/" "$copy/user_manager/src/main.rs"
-    ! cmp -s {"$copy/",}user_manager/src/main.rs || die "user_manager/src/main.rs cannot be changed"
+    # In what it does: from a changed comment the same program comes out, and so the same image. Each time anew, for the cache.
+    sed -i "s/Vedetta's accounts/&, as of $(date +%s)/" "$TREE/user_manager/src/main.rs"
+    ! cmp -s {"$TREE/",}user_manager/src/main.rs || die "user_manager/src/main.rs cannot be changed"
     local began=$SECONDS
-    (cd "$copy" && VARIABLES=$copy/$VARIABLES && compose up -d --build) >"$LOG" 2>&1 || die "it does not come up: $(tail -n 20 "$LOG")"
+    quietly compose up -d --build || die "it does not come up"
     echo "built and up again in $((SECONDS - began)) s"
-    rm -rf "$copy"
     compiled=$(grep -o 'Compiling.*' "$LOG")
     echo "$compiled"
     check "user_manager was compiled, and nothing else" [ "$(grep -c . <<<"$compiled")$(grep -vc '(/vedetta/user_manager)' <<<"$compiled" || true)" == 10 ]
@@ -362,6 +365,7 @@ part_rebuild() {
     check "one container is another one" [ "$(changed "$containers" "$(container_ids)")" == user_manager ]
     check "every container is healthy" wait_until "$HEALTHY_WITHIN" all_healthy "${DEMO[@]}"
     take_down
+    TREE=$PWD
 }
 
 image_ids() { docker images --no-trunc --format '{{.Repository}} {{.ID}}' | grep '^vedetta/' | sort; }
@@ -376,16 +380,18 @@ find_compose
 # What is set in this shell would go before the files of variables.
 # shellcheck disable=SC2046 # names, without spaces
 unset $(sed -n 's/^#\([A-Z_]*\)=.*/\1/p' .env.example | grep -v _IMAGE)
-LOG=$(mktemp)
-NO_VARIABLES=$(mktemp)
+WORK=$(mktemp -d)
+LOG=$WORK/log
+NO_VARIABLES=$WORK/none
+touch "$NO_VARIABLES"
 plain_shape
 # shellcheck disable=SC2154 # set when the trap runs
-trap 'status=$?; take_down >/dev/null 2>&1; rm -f "$LOG" "$NO_VARIABLES"; exit $status' EXIT
+trap 'status=$?; TREE=$PWD; take_down >/dev/null 2>&1; rm -rf "$WORK"; exit $status' EXIT
 for name in "${DEMO[@]}"; do
     [[ -z $(docker ps -aq --filter "name=^$name\$") ]] || die "there is a container named $name already"
 done
 echo "$(docker version -f 'Docker Engine {{.Server.Version}}'), $("${COMPOSE_COMMAND[@]}" version | head -n 1); $(docker images -q | wc -l) images, $(docker volume ls -q | wc -l) volumes before"
-((${#@} > 0)) || set -- build plain demo rebuild
+(($# > 0)) || set -- build plain demo rebuild
 for part in "$@"; do "part_$part"; done
 title "done"
 echo "$CHECKS checks, all passed"
