@@ -56,17 +56,23 @@ fn environment(service: &Value) -> BTreeSet<String> {
     service["environment"].as_object().unwrap().keys().filter(|name| *name != "<<").cloned().collect()
 }
 
-/// The variables of compose.yaml that people set: passed on as they are, or with a default (`${NAME:-…}`).
+/// The variables that compose.yaml itself has a default for: `${NAME:-default}`.
+fn defaults() -> Vec<(String, String)> {
+    // `$${` is the shell's, in a command.
+    let text = COMPOSE.replace("$${", "");
+    let named =
+        text.split("${").skip(1).map(|rest| rest.split('}').next().unwrap().split_once(":-").unwrap());
+    named.map(|(name, default)| (name.to_owned(), default.to_owned())).collect()
+}
+
+/// The variables of compose.yaml that people set: passed on as they are, or with a default.
 fn settable() -> BTreeSet<String> {
     let compose = compose();
     let passed = compose["services"].as_object().unwrap().values().flat_map(|service| {
         let environment = service["environment"].as_object().into_iter().flatten();
         environment.filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone())
     });
-    // `$${` is the shell's, in a command.
-    let text = COMPOSE.replace("$${", "");
-    let defaults = text.split("${").skip(1).map(|rest| rest.split_once(":-").unwrap().0.to_owned());
-    passed.chain(defaults).collect()
+    passed.chain(defaults().into_iter().map(|(name, _)| name)).collect()
 }
 
 /// The names in a file of variables; in one of examples they are commented out.
@@ -131,6 +137,19 @@ fn the_example_shows_the_defaults() {
         }
     }
     assert!(compared > 30, "{compared} defaults were found");
+    let arguments = DOCKERFILE.lines().filter_map(|line| line.strip_prefix("ARG ")?.split_once('='));
+    let arguments = arguments.map(|(name, default)| (name.to_owned(), default.to_owned()));
+    for (name, default) in defaults().into_iter().chain(arguments) {
+        assert!(EXAMPLE.lines().any(|line| line == format!("#{name}={default}")), "{name}");
+    }
+}
+
+#[test]
+fn what_is_built_here_is_never_taken_from_a_registry() {
+    for (name, service) in compose()["services"].as_object().unwrap() {
+        assert_eq!(service["build"].is_null(), service["pull_policy"].is_null(), "{name}");
+        assert!(service["pull_policy"].is_null() || service["pull_policy"] == "never", "{name}");
+    }
 }
 
 #[test]
