@@ -167,7 +167,7 @@ tells() { [[ $STORY == *"$1"* ]]; }
 # subjects: of all mails in the catcher, newest first; fails when it does not answer.
 subjects() {
     local list
-    list=$(curl -sf "$CATCHER/api/v1/messages") || return 1
+    list=$(curl -sf -m 10 "$CATCHER/api/v1/messages") || return 1
     grep -o '"Subject":"[^"]*"' <<<"$list" | cut -d '"' -f 4 || true
 }
 
@@ -268,7 +268,7 @@ folder_gets_a_mail() {
 
 folder_has() { docker cp notifier_system:/mail - 2>/dev/null | tar -xO 2>/dev/null | grep "$1" >/dev/null; }
 
-# Who reaches whom. TO:PORT, "yes" or "no".
+# Who reaches whom: TO:PORT has to be reached, !TO:PORT must not be.
 isolation() {
     title "networks"
     local from to port line net
@@ -333,11 +333,11 @@ part_demo() {
 # The account is still there, its interest is, and another airport's alert comes through everything that was restarted.
 story_goes_on() {
     local token
-    token=$(curl -sk "$API/user_manager/login" -H 'Content-Type: application/json' \
+    token=$(curl -sk -m 10 "$API/user_manager/login" -H 'Content-Type: application/json' \
         -d '{"email": "ada@example.com", "password": "correct horse battery"}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/') || true
-    STORY=$(curl -skf "$API/data_collector/interests" -H "Authorization: Bearer $token") || true
+    STORY=$(curl -skf -m 10 "$API/data_collector/interests" -H "Authorization: Bearer $token") || true
     check "the account and its interest are there" tells '"airport":"KJFK"'
-    STORY=$(curl -skf -X PUT "$API/data_collector/interests/KORD" -H "Authorization: Bearer $token" \
+    STORY=$(curl -skf -m 10 -X PUT "$API/data_collector/interests/KORD" -H "Authorization: Bearer $token" \
         -H 'Content-Type: application/json' -d '{"high_value": 100}') || true
     check "another airport is watched" tells '"airport":"KORD"'
     check "its alert goes through all that was restarted" wait_until 90 mails 1 "KORD: .* above your high threshold of 100"
